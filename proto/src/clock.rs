@@ -1,0 +1,129 @@
+//! The elapsed-time clock of DESIGN 3, for a side and for a server, and one that tests move by hand.
+//!
+//! NTP slews `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` (by up to 8.3 %, which would eat the whole drift term of I4), and
+//! `CLOCK_MONOTONIC` stands still in suspend. So a side counts `MONOTONIC_RAW`, which is never slewed, plus the difference
+//! `BOOTTIME - MONOTONIC`, in which the slew cancels out and which is the time spent suspended. A server counts
+//! `MONOTONIC_RAW` alone: there, slower is the safe direction (it expires later).
+//!
+//! Timers only wake things up; every decision reads this clock again.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::time::{BootTime, WallTime};
+
+/// What time it is.
+pub trait Clock: Send + Sync + 'static {
+    /// Elapsed time on this machine. Never goes back.
+    fn now(&self) -> BootTime;
+    /// For people to read.
+    fn wall(&self) -> WallTime {
+        WallTime(jiff::Timestamp::now())
+    }
+}
+
+fn read(id: ClockId) -> Duration {
+    let t = clock_gettime(id);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// Two readings of `MONOTONIC` around the others may be at most this far apart, else the reading is torn and is taken again.
+const TORN: Duration = Duration::from_millis(1);
+/// How often a torn reading is taken again before the last one counts: a machine this busy is late, not wrong by much.
+const TORN_TRIES: usize = 64;
+
+/// The clock of a side: counts suspend, is never slewed.
+#[derive(Debug, Default)]
+pub struct SideClock {
+    /// Highest answer so far, in nanoseconds: the process stops if the clock goes back.
+    last: AtomicU64,
+}
+
+impl SideClock {
+    /// A clock on this machine's kernel.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Clock for SideClock {
+    fn now(&self) -> BootTime {
+        let mut reading = BootTime::default();
+        for _ in 0..TORN_TRIES {
+            let before = read(ClockId::Monotonic);
+            let boot = read(ClockId::Boottime);
+            let raw = read(ClockId::MonotonicRaw);
+            let after = read(ClockId::Monotonic);
+            let suspended = boot.saturating_sub(before);
+            reading = BootTime { elapsed: raw + suspended, suspended };
+            if after.saturating_sub(before) <= TORN {
+                break;
+            }
+        }
+        let nanos = reading.elapsed.as_nanos() as u64;
+        let last = self.last.fetch_max(nanos, Ordering::Relaxed);
+        // A reading is up to `TORN` too late, so the next may be that much earlier; more is a broken clock: nothing is safe on it.
+        assert!(nanos + 2 * TORN.as_nanos() as u64 >= last, "the elapsed-time clock went back from {last} to {nanos} ns");
+        BootTime { elapsed: Duration::from_nanos(nanos.max(last)), ..reading }
+    }
+}
+
+/// The clock of a server.
+#[derive(Debug, Default)]
+pub struct ServerClock;
+
+impl Clock for ServerClock {
+    fn now(&self) -> BootTime {
+        BootTime { elapsed: read(ClockId::MonotonicRaw), suspended: Duration::ZERO }
+    }
+}
+
+/// A clock that a test moves.
+#[derive(Debug, Default)]
+pub struct ManualClock(Mutex<BootTime>);
+
+impl ManualClock {
+    /// Starts at zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// Time passes.
+    pub fn advance(&self, d: Duration) {
+        let mut now = self.0.lock().expect("clock");
+        now.elapsed += d;
+    }
+    /// The machine sleeps: time passes, and it shows.
+    pub fn suspend(&self, d: Duration) {
+        let mut now = self.0.lock().expect("clock");
+        now.elapsed += d;
+        now.suspended += d;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> BootTime {
+        *self.0.lock().expect("clock")
+    }
+    fn wall(&self) -> WallTime {
+        WallTime::UNKNOWN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_side_clock_advances_and_shows_no_suspend_by_itself() {
+        let clock = SideClock::new();
+        let first = clock.now();
+        for _ in 0..10_000 {
+            let next = clock.now();
+            assert!(next.elapsed >= first.elapsed);
+            assert!(!next.suspended_since(first));
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Everything that can be asked of the replicated state, what it answers, and what can have happened.
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::{Epoch, RunStart};
+use crate::id::{ClusterId, NodeId, Place, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
+use crate::refusal::Refusal;
+use crate::time::{Ttl, WallTime};
+use crate::tree::{End, Holder, Root};
+
+/// The number of a leadership: the log index of its `Lead` entry. Not the term: one term can have several leaders, and a
+/// restarted node leads on in its own (DESIGN 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Leadership(pub u64);
+
+/// A command with what the server adds before it is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Proposal {
+    /// Makes a retry do nothing twice.
+    pub request_key: RequestKey,
+    /// Who asks, for the history.
+    pub actor: String,
+    /// The proposer's wall clock, for people to read.
+    pub at: WallTime,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// One change of the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// A node begins to lead; the entry's log index is the leadership's number. Only the server proposes it.
+    Lead {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A session's time is up. Only the leader that decided it proposes it; ignored under another leadership.
+    ExpireSession {
+        /// Which.
+        session: SessionId,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// A tree's cooling is over. As `ExpireSession`.
+    EndGrace {
+        /// Which tree.
+        tree: TreeId,
+        /// Whose unclean end was waited out.
+        epoch: Epoch,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// Gives an empty cluster its id and its limits.
+    Found {
+        /// The id.
+        cluster: ClusterId,
+        /// Shortest time to live taken.
+        ttl_min: Ttl,
+        /// Longest time to live taken.
+        ttl_max: Ttl,
+    },
+    /// A daemon starts, or proves to be the same daemon restarted.
+    OpenSession(OpenSession),
+    /// A daemon ends in order. Refused (`busy`) while the session holds a tree.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Take the lease, or queue for it. Repeated, it changes the queue entry.
+    Acquire(Acquire),
+    /// Leave the queue. Does nothing to a lease that was granted meanwhile.
+    Cancel {
+        /// Which tree.
+        tree: TreeId,
+        /// Whose entry.
+        session: SessionId,
+    },
+    /// A clean end: the holder stopped writing, flushed to storage and says so.
+    Release(Release),
+    /// A clean end of a grant whose gate never opened; the side is passed over until it asks again.
+    GiveBack {
+        /// What ends.
+        lease: LeaseRef,
+        /// Why the gate could not open.
+        reason: String,
+    },
+    /// An unclean end by the holder's own word: a flush failed or took too long.
+    Surrender {
+        /// What ends.
+        lease: LeaseRef,
+        /// Why.
+        reason: String,
+        /// Files whose writes may be lost.
+        files: Vec<String>,
+    },
+    /// After a break: the daemon's word that its gate is shut.
+    GateClosed(LeaseRef),
+    /// The holder has nothing that storage has not confirmed. `number` grows within the session.
+    Rest {
+        /// What rests.
+        lease: LeaseRef,
+        /// A lower one than the last applied is ignored.
+        number: u64,
+    },
+    /// The holder is about to write.
+    Active {
+        /// What wakes.
+        lease: LeaseRef,
+        /// A lower one than the last applied is ignored.
+        number: u64,
+        /// Whether the guard holds the marker's lock, taken in this epoch.
+        marker_locked: bool,
+    },
+    /// The holder answers "not now" to those who asked.
+    Decline {
+        /// Of which lease.
+        lease: LeaseRef,
+        /// For how long, in milliseconds.
+        for_ms: u64,
+        /// What is busy.
+        note: String,
+    },
+    /// An operator ends a lease by force.
+    Break {
+        /// Which tree.
+        tree: TreeId,
+        /// The epoch that the operator looked at.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
+    /// An operator vouches that the old holder cannot write any more. Ends cooling and fencing.
+    FenceConfirm {
+        /// Which tree.
+        tree: TreeId,
+        /// Whose unclean end.
+        epoch: Epoch,
+        /// Why that is sure.
+        reason: String,
+    },
+    /// Registers a tree.
+    AddTree {
+        /// Its name; taken: refused (`config`).
+        name: TreeName,
+        /// Its id, made by the caller.
+        tree: TreeId,
+        /// Policy keys that differ from the defaults.
+        policy: Vec<(String, String)>,
+        /// Its live root, where one is known.
+        root: Option<Root>,
+    },
+    /// Changes policy keys; all or none.
+    SetPolicy {
+        /// Which tree.
+        tree: TreeId,
+        /// Keys and values.
+        policy: Vec<(String, String)>,
+    },
+    /// Registers a root. The first one is live; a second one is refused (moving house comes later).
+    AddRoot {
+        /// Of which tree.
+        tree: TreeId,
+        /// The root.
+        root: Root,
+    },
+    /// Makes a root with another cluster's marker ours: a new tree that starts cooling for the largest TTL plus grace,
+    /// with epochs above those on the storage.
+    Takeover {
+        /// The new tree's name.
+        name: TreeName,
+        /// Its id.
+        tree: TreeId,
+        /// Its root.
+        root: Root,
+        /// Why.
+        reason: String,
+        /// Whose it was.
+        from_cluster: String,
+        /// The greatest epoch found on the storage.
+        above: Epoch,
+    },
+    /// A side tells what happened there, for the history.
+    Report {
+        /// Under which lease.
+        lease: LeaseRef,
+        /// What.
+        event: EventKind,
+        /// The details.
+        reason: String,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// Names a lease: every command that ends, moves or vouches for one is ignored when this is not current.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LeaseRef {
+    /// Which tree.
+    pub tree: TreeId,
+    /// Whose.
+    pub session: SessionId,
+    /// Which grant.
+    pub epoch: Epoch,
+}
+
+/// See [`Command::OpenSession`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OpenSession {
+    /// Whose.
+    pub side: SideName,
+    /// The daemon's host, for people.
+    pub host: String,
+    /// The wished time to live; the answer says which it is.
+    pub ttl: Ttl,
+    /// The id of a new session, made by the caller.
+    pub new_session: SessionId,
+    /// SHA-256 of the secret by which the next restart proves itself.
+    pub new_secret_digest: Vec<u8>,
+    /// The proof that this is the same daemon restarted.
+    pub resume: Option<Resume>,
+    /// The kernel's boot id.
+    pub boot: String,
+}
+
+/// The proof that this is the same daemon restarted. The digest is made in the server's shell: the core compares digests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Resume {
+    /// Which session goes on.
+    pub session: SessionId,
+    /// What the daemon kept in its state directory.
+    pub secret: Vec<u8>,
+}
+
+/// See [`Command::Acquire`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Acquire {
+    /// Which tree.
+    pub tree: TreeId,
+    /// For whom.
+    pub session: SessionId,
+    /// Ask the holder to hand over.
+    pub ask: bool,
+    /// A first write queues, not a person.
+    pub first_write: bool,
+    /// Refuse instead of queueing.
+    pub no_wait: bool,
+    /// What for.
+    pub note: String,
+    /// Kernel and superblock of the lower root, if both are known (I2: the way back after an expiry).
+    pub place: Option<Place>,
+}
+
+/// See [`Command::Release`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Release {
+    /// What ends.
+    pub lease: LeaseRef,
+    /// Files made durable at the end.
+    pub files: u64,
+    /// Bytes written under this lease.
+    pub bytes: u64,
+    /// Mapped pages refused after the gate had closed.
+    pub late_refused: u64,
+    /// Who is granted next, if the holder says so; it must have a session.
+    pub to: Option<SideName>,
+    /// For the history.
+    pub note: String,
+}
+
+/// What the state answers to a command. A refused or ignored command leaves it as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is so now.
+    Done,
+    /// It named something that is not current any more.
+    Ignored {
+        /// What was not.
+        why: String,
+    },
+    /// No.
+    Refused(Refusal),
+    /// A session lives.
+    Opened {
+        /// Its id.
+        session: SessionId,
+        /// Which run of the daemon: 1, and one more with each resume.
+        incarnation: u64,
+        /// Its time to live.
+        ttl: Ttl,
+        /// Whether it is an old session that goes on.
+        resumed: bool,
+    },
+    /// The lease is yours. It opens no gate: only a renewal sent later that lists the pair does (I4).
+    Granted(Grant),
+    /// You are in the queue.
+    Queued {
+        /// 1: next.
+        place: u32,
+        /// Who has it now.
+        holder: Option<Holder>,
+    },
+    /// The tree is registered (or was, by the same request).
+    TreeAdded {
+        /// Its id.
+        tree: TreeId,
+        /// Its root, where one was named.
+        root: Option<RootId>,
+    },
+}
+
+/// A lease as its holder is told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which tree.
+    pub tree: TreeId,
+    /// Which grant.
+    pub epoch: Epoch,
+    /// Where its run began.
+    pub run_start: RunStart,
+    /// The live root: the gate opens there and nowhere else (I8).
+    pub root: Option<RootId>,
+    /// How the lease before it ended.
+    pub last_end: End,
+}
+
+/// What can have happened. The names are those of `watch` and `history` in CLI.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names are the contract's
+pub enum EventKind {
+    Granted,
+    Released,
+    Expired,
+    Surrendered,
+    Cooling,
+    Fencing,
+    Fenced,
+    Unfenced,
+    Broken,
+    Rest,
+    Active,
+    Queued,
+    Asked,
+    Declined,
+    Handoff,
+    Returned,
+    Witnessed,
+    Takeover,
+    Bypass,
+    LateWrite,
+    RenewalLate,
+    Policy,
+    Root,
+    Lagged,
+    /// A waiter left the queue.
+    Cancelled,
+    /// A tree was registered.
+    Added,
+    /// A grace ended, nothing else to wait for.
+    Freed,
+    /// After a break: the old holder's gate is shut.
+    GateClosed,
+}
+
+impl EventKind {
+    /// Every kind.
+    pub const ALL: [EventKind; 28] = {
+        use EventKind::*;
+        [
+            Granted,
+            Released,
+            Expired,
+            Surrendered,
+            Cooling,
+            Fencing,
+            Fenced,
+            Unfenced,
+            Broken,
+            Rest,
+            Active,
+            Queued,
+            Asked,
+            Declined,
+            Handoff,
+            Returned,
+            Witnessed,
+            Takeover,
+            Bypass,
+            LateWrite,
+            RenewalLate,
+            Policy,
+            Root,
+            Lagged,
+            Cancelled,
+            Added,
+            Freed,
+            GateClosed,
+        ]
+    };
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        use EventKind::*;
+        match self {
+            Granted => "granted",
+            Released => "released",
+            Expired => "expired",
+            Surrendered => "surrendered",
+            Cooling => "cooling",
+            Fencing => "fencing",
+            Fenced => "fenced",
+            Unfenced => "unfenced",
+            Broken => "broken",
+            Rest => "rest",
+            Active => "active",
+            Queued => "queued",
+            Asked => "asked",
+            Declined => "declined",
+            Handoff => "handoff",
+            Returned => "returned",
+            Witnessed => "witnessed",
+            Takeover => "takeover",
+            Bypass => "bypass",
+            LateWrite => "late_write",
+            RenewalLate => "renewal_late",
+            Policy => "policy",
+            Root => "root",
+            Lagged => "lagged",
+            Cancelled => "cancelled",
+            Added => "added",
+            Freed => "freed",
+            GateClosed => "gate_closed",
+        }
+    }
+    /// The kind of that name.
+    pub fn parse(s: &str) -> Option<EventKind> {
+        Self::ALL.into_iter().find(|k| k.as_str() == s)
+    }
+}
+
+/// Something happened to a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Event {
+    /// The state's own counter: one more with each event.
+    pub revision: u64,
+    /// The proposer's wall clock.
+    pub at: WallTime,
+    /// To which tree.
+    pub tree: TreeId,
+    /// Its name then.
+    pub name: TreeName,
+    /// What.
+    pub kind: EventKind,
+    /// Whose lease or whose doing, where there is one.
+    pub side: Option<SideName>,
+    /// Its session.
+    pub session: Option<SessionId>,
+    /// Of the lease that it is about.
+    pub epoch: Epoch,
+    /// Of a grant.
+    pub run_start: RunStart,
+    /// Who asked for it.
+    pub actor: String,
+    /// Why, or what in detail.
+    pub reason: String,
+    /// Whether a lease's end was clean; `None` if the event is no end.
+    pub end: End,
+    /// Files made durable.
+    pub files: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// How many, for reports.
+    pub count: u64,
+}
+
+/// One lease in a renewal's answer.
+pub type HeldPair = Grant;

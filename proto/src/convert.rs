@@ -1,0 +1,1 @@
+//! Words to wire and back.
