@@ -51,6 +51,9 @@ impl SideClock {
 
 impl Clock for SideClock {
     fn now(&self) -> BootTime {
+        // Read before the clocks are: this thread may be put aside for long between reading them and saying so, while others
+        // read on; only a reading that began after another one ended must not be before it.
+        let last = self.last.load(Ordering::Acquire);
         let mut reading = BootTime::default();
         for _ in 0..TORN_TRIES {
             let before = read(ClockId::Monotonic);
@@ -64,10 +67,10 @@ impl Clock for SideClock {
             }
         }
         let nanos = reading.elapsed.as_nanos() as u64;
-        let last = self.last.fetch_max(nanos, Ordering::Relaxed);
         // A reading is up to `TORN` too late, so the next may be that much earlier; more is a broken clock: nothing is safe on it.
         assert!(nanos + 2 * TORN.as_nanos() as u64 >= last, "the elapsed-time clock went back from {last} to {nanos} ns");
-        BootTime { elapsed: Duration::from_nanos(nanos.max(last)), ..reading }
+        let highest = self.last.fetch_max(nanos, Ordering::AcqRel);
+        BootTime { elapsed: Duration::from_nanos(nanos.max(highest)), ..reading }
     }
 }
 
@@ -125,5 +128,22 @@ mod tests {
             assert!(next.elapsed >= first.elapsed);
             assert!(!next.suspended_since(first));
         }
+    }
+
+    #[test]
+    fn many_threads_on_few_processors_never_see_it_go_back() {
+        let clock = SideClock::new();
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let mut last = clock.now();
+                    for _ in 0..20_000 {
+                        let next = clock.now();
+                        assert!(next.elapsed >= last.elapsed);
+                        last = next;
+                    }
+                });
+            }
+        });
     }
 }

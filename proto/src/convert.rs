@@ -1,1 +1,0 @@
-//! Words to wire and back.

@@ -1,0 +1,82 @@
+//! What a node says about itself: sessions and the whole cluster.
+
+use super::{BadMessage, Out, each, id, say, text, ttl};
+use crate::time::WallTime;
+use crate::tree::{ClusterStatus, SessionStatus};
+use crate::wire;
+
+impl From<&SessionStatus> for wire::SessionInfo {
+    fn from(s: &SessionStatus) -> Self {
+        Self {
+            session: s.session.to_string(),
+            side: s.side.to_string(),
+            host: say(&s.host),
+            ttl_ms: s.ttl.as_millis(),
+            since: s.since.to_string(),
+        }
+    }
+}
+
+impl TryFrom<wire::SessionInfo> for SessionStatus {
+    type Error = BadMessage;
+    fn try_from(s: wire::SessionInfo) -> Out<Self> {
+        Ok(Self {
+            session: id("session.session", &s.session)?,
+            side: id("session.side", &s.side)?,
+            host: text("session.host", s.host)?,
+            ttl: ttl(s.ttl_ms),
+            since: WallTime::parse(&s.since),
+        })
+    }
+}
+
+impl From<&ClusterStatus> for wire::StatusAnswer {
+    fn from(c: &ClusterStatus) -> Self {
+        Self {
+            cluster: c.cluster.to_string(),
+            revision: c.revision,
+            // Node ids begin at 1.
+            leader: c.leader.unwrap_or(0),
+            nodes: c.nodes,
+            quorum: c.quorum,
+            secure: c.secure,
+            trees: c.trees.iter().map(Into::into).collect(),
+            sessions: c.sessions.iter().map(Into::into).collect(),
+            ttl_min_ms: c.ttl_min.as_millis(),
+            ttl_max_ms: c.ttl_max.as_millis(),
+        }
+    }
+}
+
+impl TryFrom<wire::StatusAnswer> for ClusterStatus {
+    type Error = BadMessage;
+    fn try_from(c: wire::StatusAnswer) -> Out<Self> {
+        Ok(Self {
+            cluster: id("status.cluster", &c.cluster)?,
+            revision: c.revision,
+            leader: (c.leader > 0).then_some(c.leader),
+            nodes: c.nodes,
+            quorum: c.quorum,
+            secure: c.secure,
+            trees: each("status.trees", c.trees)?,
+            sessions: each("status.sessions", c.sessions)?,
+            ttl_min: ttl(c.ttl_min_ms),
+            ttl_max: ttl(c.ttl_max_ms),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arbitrary;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_clusters_status_comes_back_as_it_went(status in arbitrary::cluster_status()) {
+            prop_assert_eq!(ClusterStatus::try_from(wire::StatusAnswer::from(&status)).unwrap(), status);
+        }
+    }
+}
