@@ -1,1 +1,32 @@
-//! x
+//! A node of the treelease server: who may write to which tree, agreed upon, on disk, and told to those who ask.
+//!
+//! ```text
+//! main ─▶ node ─▶ api ─────────────▶ consensus ─▶ lease (pure)
+//!           │                           │
+//!           └──▶ leader ─▶ expiry       └──────▶ store
+//!                  └─────▶ consensus
+//! ```
+//!
+//! | part | is |
+//! |---|---|
+//! | [`lease`] | the replicated state: commands in, answers and events out; no IO, no clock |
+//! | [`expiry`] | the leader's timers, volatile |
+//! | [`consensus`] | openraft around the state: proposing, confirming leadership, snapshots |
+//! | [`store`] | log, vote, snapshots and identity on disk |
+//! | [`formation`] | how empty nodes become one cluster |
+//! | [`leader`] | what this node does while it leads |
+//! | [`api`] | the gRPC service |
+//! | [`node`] | one node, wired together and taken down in order |
+//! | [`config`] | flags and file to one checked value |
+//! | [`failure`] | what ends a node, with its exit code |
+
+pub mod api;
+pub mod config;
+pub mod consensus;
+pub mod expiry;
+pub mod failure;
+pub mod formation;
+pub mod leader;
+pub mod lease;
+pub mod node;
+pub mod store;

@@ -1,0 +1,220 @@
+//! The gRPC server: its limits, who is let in, its end. The only module that names tonic's server.
+//!
+//! | call | where |
+//! |---|---|
+//! | Do, Status, History | `lease` |
+//! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
+//! | Watch | `watch` |
+//! | who may call | [`auth`] |
+//! | what other nodes ask; calls to the leader | `peers` |
+//!
+//! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
+//! another node or again; DEADLINE_EXCEEDED (and CANCELLED, from the transport): unknown, ask again with the same request
+//! key; RESOURCE_EXHAUSTED: too many at once, later; INVALID_ARGUMENT: the message is no word; UNAUTHENTICATED: the token;
+//! FAILED_PRECONDITION: another cluster (I8). A "no" by the lease state is no failed call but an answer, `Refused`.
+//! Any node answers any call: what only the leader can do is sent to it, with what is left of the caller's time.
+//! It decides nothing about leases.
+
+pub mod auth;
+mod lease;
+pub mod nonce;
+mod peers;
+mod renew;
+mod watch;
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+use treelease_proto::clock::Clock;
+use treelease_proto::id::ClusterId;
+use treelease_proto::wire;
+use treelease_proto::wire::lease_server::LeaseServer;
+use treelease_proto::wire::raft_server::RaftServer;
+
+use crate::config::Token;
+use crate::consensus::{Consensus, network};
+use crate::failure::{FailStop, Failure};
+use crate::formation::Former;
+use crate::leader::Seat;
+use nonce::Nonces;
+
+/// Largest message that is taken.
+const MESSAGE_MAX: usize = 64 * 1024;
+/// Largest message that is sent: a status or a history of many trees.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
+/// Calls on one connection at the same time, streams included.
+const STREAMS_MAX: u32 = 1024;
+/// Calls of one connection that are worked on at the same time.
+const CALLS_MAX: usize = 256;
+/// Watches on this node.
+const WATCHES_MAX: usize = 1024;
+/// A connection that is silent for so long is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// And is closed if it does not answer for so long.
+const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
+/// The same on the level of TCP.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// What the calls need.
+#[derive(Clone)]
+pub struct Api {
+    /// The agreement.
+    pub consensus: Arc<Consensus>,
+    /// The leader's timers.
+    pub seat: Arc<Seat>,
+    /// A server's clock.
+    pub clock: Arc<dyn Clock>,
+    /// The node's way into its cluster.
+    pub former: Arc<Former>,
+    /// The cluster of this node; not set until it belongs to one, and nobody is answered before.
+    pub cluster: Arc<OnceLock<ClusterId>>,
+    /// Ends streams, and the server.
+    pub closing: CancellationToken,
+}
+
+/// The service.
+pub(crate) struct Service {
+    api: Api,
+    nonces: Mutex<Nonces>,
+    watches: Arc<Semaphore>,
+}
+
+/// Serves until `api.closing`.
+pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: FailStop) {
+    let closing = api.closing.clone();
+    let service = Service { api, nonces: Mutex::new(Nonces::default()), watches: Arc::new(Semaphore::new(WATCHES_MAX)) };
+    let service = Arc::new(service);
+    let peers = RaftServer::new(peers::PeerService(service.clone()))
+        .max_decoding_message_size(network::MESSAGE_MAX)
+        .max_encoding_message_size(network::MESSAGE_MAX);
+    let peers = InterceptedService::new(peers, auth::Gatekeeper::new(token.as_ref()));
+    let service = LeaseServer::from_arc(service).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(ANSWER_MAX);
+    let service = InterceptedService::new(service, auth::Gatekeeper::new(token.as_ref()));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
+        .max_concurrent_streams(STREAMS_MAX)
+        .concurrency_limit_per_connection(CALLS_MAX)
+        .add_service(service)
+        .add_service(peers)
+        .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned())
+        .await;
+    if let Err(e) = served
+        && !closing.is_cancelled()
+    {
+        fail.report(Failure::internal(format!("the gRPC server ended: {e}")));
+    }
+}
+
+#[tonic::async_trait]
+impl wire::lease_server::Lease for Service {
+    async fn r#do(&self, request: Request<wire::DoRequest>) -> Result<Response<wire::DoAnswer>, Status> {
+        self.ready()?;
+        let limit = time_left(request.metadata());
+        self.do_command(request.into_inner(), limit).await.map(Response::new)
+    }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewAnswer>, Status> {
+        self.ready()?;
+        let limit = time_left(request.metadata());
+        self.renew_session(request.into_inner(), limit).await.map(Response::new)
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
+        self.ready()?;
+        Ok(Response::new(self.cluster_status()))
+    }
+
+    async fn history(&self, request: Request<wire::HistoryRequest>) -> Result<Response<wire::HistoryAnswer>, Status> {
+        self.ready()?;
+        self.tree_history(request.into_inner()).map(Response::new)
+    }
+
+    type WatchStream = watch::Watch;
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<watch::Watch>, Status> {
+        self.ready()?;
+        self.start_watch(request.into_inner()).map(Response::new)
+    }
+}
+
+/// How long any call to this node may take, and how much of that the leader gets.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is left of the caller's time: gRPC's own header, at most eight digits and a unit.
+fn time_left(metadata: &MetadataMap) -> Duration {
+    let written = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
+    let parsed = written.and_then(|text| {
+        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let n: u64 = if digits.len() <= 8 { digits.parse().ok()? } else { return None };
+        Some(match unit {
+            "H" => Duration::from_secs(n * 3600),
+            "M" => Duration::from_secs(n * 60),
+            "S" => Duration::from_secs(n),
+            "m" => Duration::from_millis(n),
+            "u" => Duration::from_micros(n),
+            "n" => Duration::from_nanos(n),
+            _ => return None,
+        })
+    });
+    parsed.map_or(CALL_LIMIT, |limit| limit.min(CALL_LIMIT))
+}
+
+impl Service {
+    /// Whether this node belongs to a cluster yet.
+    fn ready(&self) -> Result<(), Status> {
+        match self.api.cluster.get() {
+            Some(_) => Ok(()),
+            None => Err(Status::unavailable(
+                "this node belongs to no cluster yet: it waits until every listed node runs (its log says for which)",
+            )),
+        }
+    }
+
+    fn cluster(&self) -> &ClusterId {
+        self.api.cluster.get().expect("every call passes `ready` first")
+    }
+
+    /// One storage, one authority (I8): a caller who follows another cluster is told both names.
+    fn same_cluster(&self, theirs: &str) -> Result<(), Status> {
+        if theirs.is_empty() || theirs == self.cluster().as_str() {
+            return Ok(());
+        }
+        let theirs: String = theirs.chars().take(64).collect();
+        Err(Status::failed_precondition(format!(
+            "this server is cluster {}, the caller follows cluster {theirs}; check the endpoints, or follow this cluster with `treelease follow {}`",
+            self.cluster(),
+            self.cluster()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_time_is_read_and_has_a_limit() {
+        let left = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            time_left(&metadata)
+        };
+        assert_eq!(left("1500m"), Duration::from_millis(1500));
+        assert_eq!(left("1500000u"), Duration::from_millis(1500));
+        assert_eq!(left("2S"), Duration::from_secs(2));
+        for unlimited in ["99999999H", "", "x", "5", "999999999S", "5\u{20}S", "-1S"] {
+            assert_eq!(left(unlimited), CALL_LIMIT, "{unlimited}");
+        }
+        assert_eq!(time_left(&MetadataMap::new()), CALL_LIMIT);
+    }
+}

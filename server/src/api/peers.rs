@@ -1,0 +1,93 @@
+//! The Raft service: what other nodes ask of this one.
+//!
+//! Promises: only members are listened to ([`crate::consensus::peers`]), but for `Hello` and `Promise`, by which a cluster is
+//! formed; a forwarded call is carried out here or answered with a reason, never forwarded again, so that two nodes which
+//! take each other for the leader do not play ball with it. A word of this node is always an answer, never a failed call:
+//! so the one who forwards knows that a failed call is one without a word.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Code, Request, Response, Status};
+use treelease_proto::wire;
+use treelease_proto::wire::forward_answer::Kind;
+use treelease_proto::wire::forward_request::Call;
+use treelease_proto::wire::raft_server::Raft;
+
+use super::Service;
+use crate::consensus::incoming::TurnedAway;
+use crate::consensus::network::Lost;
+
+/// What other nodes may ask.
+pub(crate) struct PeerService(pub Arc<Service>);
+
+#[tonic::async_trait]
+impl Raft for PeerService {
+    async fn hello(&self, _: Request<wire::HelloRequest>) -> Result<Response<wire::HelloAnswer>, Status> {
+        Ok(Response::new(self.0.api.former.hello()))
+    }
+
+    async fn promise(&self, request: Request<wire::PromiseRequest>) -> Result<Response<wire::PromiseAnswer>, Status> {
+        let why_not = self.0.api.former.promise(request.into_inner()).err().unwrap_or_default();
+        Ok(Response::new(wire::PromiseAnswer { why_not }))
+    }
+
+    async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendAnswer>, Status> {
+        self.0.api.consensus.receive_append(request.into_inner()).await.map(Response::new).map_err(turned_away)
+    }
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteAnswer>, Status> {
+        self.0.api.consensus.receive_vote(request.into_inner()).await.map(Response::new).map_err(turned_away)
+    }
+
+    async fn snapshot(&self, request: Request<wire::SnapshotRequest>) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        self.0.api.consensus.receive_snapshot(request.into_inner()).await.map(Response::new).map_err(turned_away)
+    }
+
+    async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardAnswer>, Status> {
+        let request = request.into_inner();
+        let stamp = self.0.api.consensus.let_in(request.stamp.as_ref()).map_err(turned_away)?;
+        let limit = Duration::from_millis(request.limit_ms);
+        let answer = match request.call {
+            Some(Call::Do(call)) => self.0.do_here(call, limit).await.map(Kind::Done),
+            Some(Call::Renew(call)) => self.0.renew_here(call).await.map(Kind::Renewed),
+            None => Err(Status::unimplemented("this call is of another version")),
+        };
+        let kind = answer.unwrap_or_else(|status| {
+            Kind::Failed(wire::ForwardFailed { code: status.code() as u32, message: status.message().into() })
+        });
+        Ok(Response::new(wire::ForwardAnswer { stamp: Some(stamp), kind: Some(kind) }))
+    }
+}
+
+/// What the leader's word, or its silence, means for the caller.
+pub(super) enum Word {
+    /// It answered.
+    Said(Kind),
+    /// It certainly did not happen.
+    No(Status),
+    /// It may have happened.
+    Unknown(String),
+}
+
+impl Service {
+    /// Sends a call to the leader, with what is left of the caller's time.
+    pub(super) async fn ask_leader(&self, leader: u64, call: Call, limit: Duration) -> Word {
+        match self.api.consensus.forward(leader, call, limit).await {
+            Ok(Kind::Failed(failed)) => Word::No(Status::new(Code::from(failed.code as i32), failed.message)),
+            Ok(kind) => Word::Said(kind),
+            Err(Lost::NotSent(why)) => Word::No(Status::unavailable(format!(
+                "node {leader} led last and is not reached from here ({why}); an election takes a few seconds, ask again"
+            ))),
+            Err(Lost::Perhaps(why)) => Word::Unknown(format!("the leader, node {leader}, did not answer: {why}")),
+        }
+    }
+}
+
+fn turned_away(why: TurnedAway) -> Status {
+    match why {
+        TurnedAway::Stranger(why) => Status::failed_precondition(why),
+        TurnedAway::Unreadable(why) => Status::invalid_argument(why),
+        TurnedAway::Ending(why) => Status::unavailable(why),
+    }
+}

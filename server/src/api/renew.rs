@@ -1,0 +1,187 @@
+//! Renew: the one call on which the right to write stands (I4, I5).
+//!
+//! Promises, and the argument for each. A renewal is acknowledged only
+//! 1. after the leadership was confirmed by a quorum *after the renewal arrived*: `confirm` is called here, and serves only
+//!    callers that came before its round ([`crate::consensus::confirm`]); it also waits until the state is applied up to
+//!    the index that was committed then;
+//! 2. while the last `Lead` applied here is this node's own and is the leadership that the timers run under: so an expiry
+//!    that another leader, or an earlier leadership of this node, decided is either in the state already or void;
+//! 3. if the session is alive in that state, under this incarnation, and not doomed: looked at under the state's lock and
+//!    the timers' lock together, so that no expiry is decided between the look and the next line;
+//! 4. after the timers were told: whatever the side concludes from the answer, this leader counts a full TTL from a later
+//!    moment (I3), and a later leader from its own `Lead`, which comes after the confirmation.
+//!
+//! The pairs are read under the same locks: they are what the session holds at that index. Nothing is logged. It does not
+//! decide until when a side may write: the side does, from its own send time.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+use treelease_proto::command::{Grant, Leadership};
+use treelease_proto::id::SessionId;
+use treelease_proto::time::{BootTime, Ttl};
+use treelease_proto::wire;
+use treelease_proto::wire::forward_answer::Kind;
+use treelease_proto::wire::forward_request::Call;
+
+use super::Service;
+use super::nonce::{Arrival, Verdict};
+use super::peers::Word;
+
+/// How long a renewal waits for the outcome of an expiry.
+const OUTCOME_LIMIT: Duration = Duration::from_secs(2);
+
+/// What one look at state and timers finds.
+enum Look {
+    Alive { leadership: Leadership, ttl: Ttl, pairs: Vec<Grant> },
+    Ended { leadership: Leadership, why: String },
+    Doomed,
+    NotLeading,
+}
+
+impl Service {
+    /// Here if this node may lead, else at the leader's: its clock and its confirmation count, whoever was asked.
+    pub(super) async fn renew_session(&self, request: wire::RenewRequest, limit: Duration) -> Result<wire::RenewAnswer, Status> {
+        let Some(leader) = self.api.consensus.leader_elsewhere() else { return self.renew_here(request).await };
+        match self.ask_leader(leader, Call::Renew(request), limit).await {
+            Word::Said(Kind::Renewed(answer)) => Ok(answer),
+            Word::No(status) => Err(status),
+            Word::Said(_) => Err(Status::unavailable("the leader's answer is of another version")),
+            // Nothing is logged by a renewal: not to know its outcome is the same as not to have asked.
+            Word::Unknown(why) => Err(Status::unavailable(why)),
+        }
+    }
+
+    /// At the leader, or refused.
+    pub(super) async fn renew_here(&self, request: wire::RenewRequest) -> Result<wire::RenewAnswer, Status> {
+        self.ready()?;
+        let at = self.api.clock.now();
+        self.same_cluster(&request.cluster)?;
+        let session: SessionId = request.session.parse().map_err(|e| Status::invalid_argument(format!("session: {e}")))?;
+        // Taken before the look: no change after the look is missed.
+        let mut applied = self.api.consensus.applied();
+        let mut turned = self.api.seat.turned();
+        self.api.consensus.confirm().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let until = Instant::now() + OUTCOME_LIMIT;
+        loop {
+            applied.mark_unchanged();
+            turned.mark_unchanged();
+            match self.look(&session, request.incarnation) {
+                Look::Alive { leadership, ttl, pairs } => {
+                    return Ok(self.acknowledge(&request, &session, at, leadership, ttl, &pairs));
+                }
+                Look::Ended { leadership, why } => return Ok(self.ended(&request, leadership, why)),
+                Look::NotLeading => return Err(Status::unavailable("this node does not lead at the moment; ask again")),
+                Look::Doomed => {}
+            }
+            let changed = async {
+                tokio::select! {
+                    changed = applied.changed() => changed.is_ok(),
+                    changed = turned.changed() => changed.is_ok(),
+                }
+            };
+            if !timeout_at(until, changed).await.unwrap_or(false) {
+                return Err(Status::unavailable(
+                    "the session's expiry is being decided and the outcome is not known yet; ask again",
+                ));
+            }
+        }
+    }
+
+    /// State and timers together; tells the timers if the session is alive.
+    fn look(&self, session: &SessionId, incarnation: u64) -> Look {
+        let state = self.api.consensus.state();
+        let mut timers = self.api.seat.timers();
+        let own = self.api.consensus.node();
+        let leadership = match state.leadership() {
+            Some((leadership, node)) if node == own && timers.leading() == Some(leadership) => leadership,
+            _ => return Look::NotLeading,
+        };
+        let Some(found) = state.session(session) else {
+            return Look::Ended { leadership, why: "the session has ended".into() };
+        };
+        if found.incarnation() != incarnation {
+            let why = format!(
+                "the session goes on in run {} of the daemon, this request is of run {incarnation}: is the daemon running twice?",
+                found.incarnation()
+            );
+            return Look::Ended { leadership, why };
+        }
+        if timers.is_doomed(session) {
+            return Look::Doomed;
+        }
+        let ttl = found.ttl();
+        let now = self.api.clock.now();
+        // A session opened since the last tick is not armed yet.
+        if !timers.renewed(session, now) {
+            timers.follow(&state, now);
+            if !timers.renewed(session, now) {
+                return Look::Doomed;
+            }
+        }
+        Look::Alive { leadership, ttl, pairs: state.held_by(session) }
+    }
+
+    fn acknowledge(
+        &self,
+        request: &wire::RenewRequest,
+        session: &SessionId,
+        at: BootTime,
+        leadership: Leadership,
+        ttl: Ttl,
+        pairs: &[Grant],
+    ) -> wire::RenewAnswer {
+        let arrival = Arrival { incarnation: request.incarnation, number: request.number, nonce: request.nonce, at };
+        let fresh = fresh_nonce();
+        let verdict = {
+            let mut nonces = self.nonces.lock().expect("nothing panics while it holds the nonces");
+            let verdict = nonces.arrive(leadership, session, arrival, fresh);
+            if nonces.wants_sweep() {
+                // The state's lock is not held here, so taking it after the nonces' lock is no circle.
+                let state = self.api.consensus.state();
+                nonces.sweep(|session| state.session(session).is_some());
+            }
+            verdict
+        };
+        match verdict {
+            Verdict::Fine(elapsed) => wire::RenewAnswer {
+                number: request.number,
+                nonce: fresh,
+                ttl_ms: ttl.as_millis(),
+                cluster: self.cluster().to_string(),
+                alive: true,
+                pairs: pairs.iter().map(wire::HeldPair::from).collect(),
+                // At least 1: 0 means unknown.
+                elapsed_us: elapsed.map_or(0, |d| (d.as_micros() as u64).max(1)),
+                leadership: leadership.0,
+                why_not: String::new(),
+            },
+            Verdict::Clone => {
+                tracing::warn!(%session, number = request.number, "two machines renew one session: a clone?");
+                let why = "two machines renew this session: one is a copy of the other (a cloned or restored machine)";
+                self.ended(request, leadership, why.into())
+            }
+        }
+    }
+
+    fn ended(&self, request: &wire::RenewRequest, leadership: Leadership, why: String) -> wire::RenewAnswer {
+        wire::RenewAnswer {
+            number: request.number,
+            nonce: 0,
+            ttl_ms: 0,
+            cluster: self.cluster().to_string(),
+            alive: false,
+            pairs: Vec::new(),
+            elapsed_us: 0,
+            leadership: leadership.0,
+            why_not: why,
+        }
+    }
+}
+
+/// Random, and never 0, which means "none".
+fn fresh_nonce() -> u64 {
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    (high ^ low.rotate_left(32)).max(1)
+}

@@ -1,0 +1,99 @@
+//! What other nodes ask of this one's openraft, and calls on their way to the leader.
+//!
+//! Promises (I7): nothing reaches openraft but from a member, of this cluster, meant for this data directory; every answer
+//! carries this node's own stamp, by which the asker checks the same. It decides nothing else.
+
+use std::time::Duration;
+
+use openraft::error::{InstallSnapshotError, RaftError};
+use treelease_proto::id::NodeId;
+use treelease_proto::wire;
+
+use super::network::{Lost, fatal};
+use super::types::AppendAnswer;
+use super::{Consensus, messages};
+
+/// Why a node's message is turned away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// It is not for us, or not from a member.
+    Stranger(String),
+    /// It cannot be read.
+    Unreadable(String),
+    /// This node ends.
+    Ending(String),
+}
+
+type Answered<T> = Result<T, TurnedAway>;
+
+impl Consensus {
+    /// Entries, or a heartbeat.
+    pub async fn receive_append(&self, request: wire::AppendRequest) -> Answered<wire::AppendAnswer> {
+        let stamp = self.let_in(request.stamp.as_ref())?;
+        let request = messages::append_from_wire(request).map_err(unreadable)?;
+        let answer = self.raft.append_entries(request).await.map_err(|e| ending(&e))?;
+        if !matches!(answer, AppendAnswer::HigherVote(_)) {
+            self.peers.heard();
+        }
+        Ok(messages::append_answer_to_wire(&answer, stamp))
+    }
+
+    /// A vote.
+    pub async fn receive_vote(&self, request: wire::VoteRequest) -> Answered<wire::VoteAnswer> {
+        let stamp = self.let_in(request.stamp.as_ref())?;
+        let request = messages::vote_request_from_wire(request).map_err(unreadable)?;
+        let answer = self.raft.vote(request).await.map_err(|e| ending(&e))?;
+        Ok(messages::vote_answer_to_wire(&answer, stamp))
+    }
+
+    /// A piece of a snapshot.
+    pub async fn receive_snapshot(&self, request: wire::SnapshotRequest) -> Answered<wire::SnapshotAnswer> {
+        let stamp = self.let_in(request.stamp.as_ref())?;
+        let request = messages::snapshot_from_wire(request).map_err(unreadable)?;
+        match self.raft.install_snapshot(request).await {
+            Ok(answer) => {
+                self.peers.heard();
+                Ok(messages::snapshot_answer_to_wire(Ok(&answer), stamp))
+            }
+            Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => {
+                Ok(messages::snapshot_answer_to_wire(Err(&mismatch), stamp))
+            }
+            Err(RaftError::Fatal(e)) => Err(TurnedAway::Ending(fatal(&e))),
+        }
+    }
+
+    /// Checks a member's message; returns the stamp of the answer.
+    pub fn let_in(&self, stamp: Option<&wire::Stamp>) -> Answered<wire::Stamp> {
+        let from = self.peers.check(stamp).map_err(|why| {
+            self.peers.turned_away(&why);
+            TurnedAway::Stranger(why)
+        })?;
+        let disk = stamp.map(|s| s.disk.as_str()).unwrap_or_default();
+        self.peers.stamp(from, disk).ok_or_else(|| TurnedAway::Stranger("this node belongs to no cluster yet".into()))
+    }
+
+    /// Which other node leads, as far as this one knows; none if this one may lead.
+    pub fn leader_elsewhere(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.current_leader.filter(|id| *id != self.node)
+    }
+
+    /// Sends a caller's call to the leader.
+    pub async fn forward(
+        &self,
+        leader: NodeId,
+        call: wire::forward_request::Call,
+        limit: Duration,
+    ) -> Result<wire::forward_answer::Kind, Lost> {
+        self.network.forward(leader, call, limit).await
+    }
+}
+
+fn unreadable(e: std::io::Error) -> TurnedAway {
+    TurnedAway::Unreadable(e.to_string())
+}
+
+fn ending(e: &RaftError<NodeId>) -> TurnedAway {
+    TurnedAway::Ending(format!("this node is ending: {e}"))
+}

@@ -1,0 +1,208 @@
+//! openraft's log over the store: the live log in memory, the disk for recovery only.
+//!
+//! Promises (I7): an entry, a vote, a truncation is on disk before openraft hears of it; writes keep their order, since all
+//! go through one thread; a purge and the note of how far it went are one commit. On opening, everything is checked: each
+//! record's checksum, the log without a hole and joined to what was purged, nothing committed that is not there. It does
+//! not know what a command means.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, RwLock};
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use super::codec;
+use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::store::writer::Writer;
+use crate::store::{Loaded, Meta, WriteSet, damaged};
+
+#[derive(Debug, Default)]
+struct Mem {
+    entries: BTreeMap<u64, Entry>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+}
+
+/// The log of one node; clones share it.
+#[derive(Clone)]
+pub struct LogStore {
+    mem: Arc<RwLock<Mem>>,
+    writer: Arc<Writer>,
+}
+
+/// What was on disk, understood.
+#[derive(Debug)]
+pub struct Recovered {
+    mem: Mem,
+}
+
+impl Recovered {
+    /// Understands and checks what was on disk.
+    pub fn read(loaded: Loaded) -> io::Result<Self> {
+        let mut mem = Mem::default();
+        for (index, bytes) in loaded.log {
+            let entry = codec::entry_from_bytes(&bytes).map_err(|e| damaged(format!("log entry {index}: {e}")))?;
+            if entry.log_id.index != index {
+                return Err(damaged(format!("log entry {index} says that it is {}", entry.log_id.index)));
+            }
+            mem.entries.insert(index, entry);
+        }
+        let id = |kind| loaded.meta.get(&kind).map(|b| codec::log_id_from_bytes(b)).transpose();
+        mem.purged = id(Meta::Purged)?;
+        mem.committed = id(Meta::Committed)?;
+        mem.vote = loaded.meta.get(&Meta::Vote).map(|b| codec::vote_from_bytes(b)).transpose()?;
+        let start = mem.purged.map_or(0, |p| p.index + 1);
+        if let Some((first, _)) = mem.entries.first_key_value()
+            && *first != start
+        {
+            return Err(damaged(format!("the log begins at entry {first}, it should at {start}")));
+        }
+        if mem.committed.map(|c| c.index) > mem.last().map(|l| l.index) {
+            return Err(damaged("entries that were committed are missing from the log"));
+        }
+        Ok(Self { mem })
+    }
+
+    /// Whether a node that was complete once has what it must have.
+    pub fn is_complete(&self) -> bool {
+        self.mem.vote.is_some() && self.mem.last().is_some()
+    }
+
+    /// Up to which entry the log was purged: a snapshot must cover it.
+    pub fn purged(&self) -> Option<u64> {
+        self.mem.purged.map(|p| p.index)
+    }
+}
+
+impl Mem {
+    fn last(&self) -> Option<LogId> {
+        self.entries.last_key_value().map(|(_, e)| e.log_id).or(self.purged)
+    }
+}
+
+impl LogStore {
+    /// The log that was on disk, and the way to write on.
+    pub fn new(recovered: Recovered, writer: Arc<Writer>) -> Self {
+        Self { mem: Arc::new(RwLock::new(recovered.mem)), writer }
+    }
+
+    /// Waits until the change is durable.
+    async fn commit(&self, change: WriteSet, subject: ErrorSubject<u64>) -> Result<(), StorageError> {
+        let (tx, rx) = oneshot::channel();
+        // The receiver is gone only if openraft is.
+        self.writer.commit(change, Box::new(move |result| drop(tx.send(result))));
+        let result = rx.await.unwrap_or_else(|_| Err(io::Error::other("the store is closed")));
+        result.map_err(|e| StorageError::from_io_error(subject, ErrorVerb::Write, e))
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Mem> {
+        self.mem.read().expect("nothing panics while it holds the log")
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Mem> {
+        self.mem.write().expect("nothing panics while it holds the log")
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(n) => *n,
+            Bound::Excluded(n) => n.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(n) => n.saturating_add(1),
+            Bound::Excluded(n) => *n,
+            Bound::Unbounded => u64::MAX,
+        };
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        Ok(self.read().entries.range(start..end).map(|(_, e)| e.clone()).collect())
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let mem = self.read();
+        Ok(LogState { last_purged_log_id: mem.purged, last_log_id: mem.last() })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let change = WriteSet { meta: vec![(Meta::Vote, codec::vote_to_bytes(vote))], ..WriteSet::default() };
+        self.commit(change, ErrorSubject::Vote).await?;
+        self.write().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.read().vote)
+    }
+
+    /// Only remembered: it rides along with the next append, and need not be the newest.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        self.write().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.read().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut change = WriteSet::default();
+        {
+            let mut mem = self.write();
+            for entry in entries {
+                change.puts.push((entry.log_id.index, codec::entry_to_bytes(&entry)));
+                mem.entries.insert(entry.log_id.index, entry);
+            }
+            if let Some(committed) = &mem.committed {
+                change.meta.push((Meta::Committed, codec::log_id_to_bytes(committed)));
+            }
+        }
+        self.writer.commit(change, Box::new(move |result| callback.log_io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
+        let change = WriteSet { truncate_from: Some(since.index), ..WriteSet::default() };
+        self.write().entries.split_off(&since.index);
+        self.commit(change, ErrorSubject::Log(since)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        let change = WriteSet {
+            purge_to: Some(upto.index),
+            meta: vec![(Meta::Purged, codec::log_id_to_bytes(&upto))],
+            ..WriteSet::default()
+        };
+        {
+            let mut mem = self.write();
+            mem.purged = Some(upto);
+            mem.entries = mem.entries.split_off(&(upto.index + 1));
+        }
+        // Nobody waits for a purge: lost, it is done again; failed, the writer has ended the node.
+        self.writer.commit(change, Box::new(|_| ()));
+        Ok(())
+    }
+}

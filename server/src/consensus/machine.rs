@@ -1,0 +1,174 @@
+//! openraft's state machine over the lease state.
+//!
+//! Promises: entries are applied in the log's order, each command of a batch with the entry's index, one answer for each;
+//! a snapshot is the state right after some entry, and is on disk before openraft hears of it (I7); a panic in `apply` ends
+//! the node, because a half-changed state must not be seen. It does not decide anything.
+
+use std::io::{self, Cursor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use openraft::storage::RaftStateMachine;
+use openraft::{AnyError, EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError};
+
+use super::codec;
+use super::published::Published;
+use super::types::{Entry, LogId, Outcome, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
+use crate::failure::{FailStop, Failure};
+use crate::lease::{self, State};
+use crate::store::damaged;
+use crate::store::snapshot::SnapshotDir;
+
+/// The state machine of one node.
+pub struct Machine {
+    published: Arc<Published>,
+    snapshots: SnapshotDir,
+    last: Option<LogId>,
+    membership: StoredMembership,
+    fail: FailStop,
+}
+
+impl Machine {
+    /// The state of the newest snapshot, or an empty one.
+    pub fn open(snapshots: SnapshotDir, fail: FailStop) -> io::Result<Self> {
+        let (meta, state) = match snapshots.newest()? {
+            Some(bytes) => codec::snapshot_from_bytes(&bytes)?,
+            None => (SnapshotMeta::default(), State::new()),
+        };
+        let published = Arc::new(Published::new(state, meta.last_log_id.map_or(0, |id| id.index)));
+        Ok(Self { published, snapshots, last: meta.last_log_id, membership: meta.last_membership, fail })
+    }
+
+    /// The state for those who look.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.clone()
+    }
+
+    /// Up to which entry the state goes.
+    pub fn last_applied(&self) -> Option<u64> {
+        self.last.map(|id| id.index)
+    }
+
+    /// `None`: applying it panicked, and the node ends.
+    fn apply_one(&mut self, entry: Entry) -> Option<Outcome> {
+        let index = entry.log_id.index;
+        let outcome = match entry.payload {
+            EntryPayload::Blank => Outcome::default(),
+            EntryPayload::Membership(members) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), members);
+                Outcome::default()
+            }
+            EntryPayload::Normal(batch) => {
+                let mut state = self.published.write();
+                let mut events = Vec::new();
+                // Safe to go on after a panic only in the sense that nobody does: the lock stays poisoned and the node ends.
+                let applied = catch_unwind(AssertUnwindSafe(|| {
+                    let commands = batch.0.into_iter().map(|proposal| lease::Entry { index, proposal });
+                    let answers = commands.map(|entry| {
+                        let applied = state.apply(&entry);
+                        events.extend(applied.events);
+                        applied.answer
+                    });
+                    answers.collect::<Vec<_>>()
+                }));
+                let Ok(answers) = applied else {
+                    self.fail.report(Failure::internal(format!("applying log entry {index} panicked; please report this")));
+                    return None;
+                };
+                self.published.hub.publish(events);
+                Outcome(answers)
+            }
+        };
+        self.last = Some(entry.log_id);
+        self.published.set_applied(index);
+        Some(outcome)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcome>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            let log_id = entry.log_id;
+            match self.apply_one(entry) {
+                Some(outcome) => outcomes.push(outcome),
+                None => return Err(StorageIOError::apply(log_id, AnyError::error("applying it panicked")).into()),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Called between two entries: what it takes along is the state after one of them.
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let index = self.last.map_or(0, |id| id.index);
+        let meta = SnapshotMeta {
+            last_log_id: self.last,
+            last_membership: self.membership.clone(),
+            snapshot_id: format!("{index}-{}", uuid::Uuid::new_v4().simple()),
+        };
+        Builder { meta, state: self.published.state().clone(), snapshots: self.snapshots.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::new(Cursor::new(Vec::new())))
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+        let bytes = snapshot.into_inner();
+        let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(Some(meta.signature())), ErrorVerb::Write, e);
+        let (own, state) = codec::snapshot_from_bytes(&bytes).map_err(failed)?;
+        if own != *meta {
+            return Err(failed(damaged("the received snapshot is another one than was announced")));
+        }
+        let (snapshots, to_save) = (self.snapshots.clone(), meta.clone());
+        save(snapshots, to_save, bytes).await.map_err(failed)?;
+        let revision = state.revision();
+        *self.published.write() = state;
+        self.published.hub.reset(revision);
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.published.set_applied(meta.last_log_id.map_or(0, |id| id.index));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
+        let read = || match self.snapshots.newest()? {
+            Some(bytes) => codec::snapshot_from_bytes(&bytes).map(|(meta, _)| Some((meta, bytes))),
+            None => Ok(None),
+        };
+        let newest = read().map_err(|e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Read, e))?;
+        Ok(newest.map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
+    }
+}
+
+/// A state on its way to disk.
+pub struct Builder {
+    meta: SnapshotMeta,
+    state: State,
+    snapshots: SnapshotDir,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+        let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Write, e);
+        let bytes = codec::snapshot_to_bytes(&self.meta, &self.state).map_err(failed)?;
+        save(self.snapshots.clone(), self.meta.clone(), bytes.clone()).await.map_err(failed)?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(bytes)) })
+    }
+}
+
+async fn save(snapshots: SnapshotDir, meta: SnapshotMeta, bytes: Vec<u8>) -> io::Result<()> {
+    let index = meta.last_log_id.map_or(0, |id| id.index);
+    let work = tokio::task::spawn_blocking(move || snapshots.save(index, &meta.snapshot_id, &bytes));
+    work.await.unwrap_or_else(|e| Err(io::Error::other(e)))
+}

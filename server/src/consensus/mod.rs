@@ -1,0 +1,415 @@
+//! One node's part in the agreement about the lease state. The only module that names openraft.
+//!
+//! ```text
+//! propose ─▶ proposer ─▶ openraft ─▶ log ─▶ store          confirm ─▶ confirm ─▶ openraft
+//!                           │  └───▶ machine ─▶ published state, events
+//!                           └──────▶ network ─▶ peers        incoming (from peers) ─▶ openraft
+//! ```
+//!
+//! Promises: an answer from [`Consensus::propose`] is that of an entry which is durable and applied here (I7); a word from
+//! [`Consensus::confirm`] was earned after the call (I5); what [`Consensus::state`] shows is the state after some whole
+//! entry. It decides nothing about leases and reads no clock but for time-outs.
+
+pub mod codec;
+pub mod confirm;
+pub mod events;
+pub mod incoming;
+mod log;
+mod machine;
+mod messages;
+pub mod network;
+pub mod peers;
+pub mod proposer;
+pub mod published;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, RwLockReadGuard};
+use std::time::Duration;
+
+use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
+use openraft::{Config as RaftConfig, ServerState, SnapshotPolicy};
+use tokio::sync::watch;
+use treelease_proto::command::{Answer, Command, Proposal};
+use treelease_proto::id::{NodeId, RequestKey};
+use treelease_proto::time::{Ttl, WallTime};
+
+use self::confirm::{Confirmer, Unconfirmed};
+use self::events::Hub;
+use self::log::{LogStore, Recovered};
+use self::machine::Machine;
+use self::network::Network;
+use self::peers::Peers;
+use self::proposer::{ProposeError, Proposer};
+use self::published::Published;
+use self::types::{Batch, Raft};
+use crate::config::Token;
+use crate::failure::{FailStop, Failure, Result};
+use crate::lease::State;
+use crate::store::identity::{Identity, Member, damaged_dir};
+use crate::store::sled::SledBackend;
+use crate::store::snapshot::SnapshotDir;
+use crate::store::writer::Writer;
+use crate::store::{Backend, Counts};
+
+/// Directories of ours in the data directory, which must not be there without an identity.
+pub const DIRECTORIES: [&str; 2] = ["log", "snapshots"];
+/// Entries after which a snapshot is made, if nothing else is said.
+const SNAPSHOT_AFTER: u64 = 5_000;
+/// Entries below a snapshot that stay in the log, if nothing else is said.
+const LOG_KEPT: u64 = 1_000;
+/// Bytes in one piece of a snapshot on its way to a peer.
+const SNAPSHOT_CHUNK: u64 = 1024 * 1024;
+/// How long a snapshot may be on its way to a peer.
+const SNAPSHOT_LIMIT_MS: u64 = 10_000;
+/// Entries in one message to a peer.
+const ENTRIES_IN_MESSAGE: u64 = 100;
+/// How often a confirmation is asked again within its time, when the quorum did not answer at once.
+const ROUNDS_MAX: u32 = 3;
+/// How many times the worst failover a time to live must be: a renewal is then late by one election, never lost by one.
+const FAILOVERS_IN_TTL: u32 = 3;
+/// How long a new or restarted node waits for a leader before it says that something is wrong.
+const LEADER_LIMIT: Duration = Duration::from_secs(30);
+
+/// The pace of the agreement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    /// How often a leader speaks.
+    pub heartbeat: Duration,
+    /// The least silence after which another one tries.
+    pub election_min: Duration,
+    /// The longest.
+    pub election_max: Duration,
+    /// Entries after which a snapshot is made.
+    pub snapshot_after: u64,
+    /// Entries below a snapshot that stay in the log.
+    pub log_kept: u64,
+}
+
+impl Pace {
+    /// How long it may take until another node leads: the followers wait out the old leader's lease, then their own time-out,
+    /// and look at both every one and a half heartbeats (STACK 1.5).
+    pub fn worst_failover(&self) -> Duration {
+        2 * self.election_max + self.heartbeat + self.heartbeat / 2
+    }
+
+    /// The shortest time to live that a cluster of so many nodes takes.
+    pub fn least_ttl(&self, nodes: usize) -> Ttl {
+        let failovers = if nodes > 1 { FAILOVERS_IN_TTL * self.worst_failover() } else { Duration::ZERO };
+        Ttl::new(failovers.clamp(Ttl::MIN.get(), Ttl::MAX.get()))
+    }
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            heartbeat: ms(200),
+            election_min: ms(1000),
+            election_max: ms(1500),
+            snapshot_after: SNAPSHOT_AFTER,
+            log_kept: LOG_KEPT,
+        }
+    }
+}
+
+/// How a node stands among the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The leader, if one is known and was heard lately.
+    pub leader: Option<NodeId>,
+    /// Members.
+    pub nodes: u32,
+    /// Whether a quorum has answered this node lately, if it leads; else whether it heard a leader lately.
+    pub quorum: bool,
+    /// Of the last entry in the log.
+    pub last_log: u64,
+}
+
+/// One node's part in the agreement.
+pub struct Consensus {
+    node: NodeId,
+    raft: Raft,
+    peers: Arc<Peers>,
+    network: Network,
+    published: Arc<Published>,
+    proposer: Proposer,
+    confirmer: Confirmer,
+    writer: Arc<Writer>,
+    counts: Arc<Counts>,
+    pace: Pace,
+    fail: FailStop,
+}
+
+impl Consensus {
+    /// Opens the data directory and starts the node. Blocks while it reads the disk.
+    pub async fn open(dir: &Path, identity: &Identity, pace: Pace, token: Option<Token>, fail: FailStop) -> Result<Self> {
+        if identity.formation.is_some() && !dir.join("log").exists() {
+            return Err(damaged_dir(dir, "it has promised itself to a cluster and its log is missing"));
+        }
+        let peers = Arc::new(Peers::new(identity));
+        let network = Network::new(peers.clone(), token, pace.heartbeat);
+        let broken = |e: std::io::Error| storage_failure(dir, &e);
+        let mut backend = SledBackend::open(&dir.join("log")).map_err(broken)?;
+        let counts = backend.counts();
+        let recovered = Recovered::read(backend.load().map_err(broken)?).map_err(broken)?;
+        let snapshots = SnapshotDir::open(&dir.join("snapshots")).map_err(broken)?;
+        let machine = Machine::open(snapshots, fail.clone()).map_err(broken)?;
+        if identity.initialized && !recovered.is_complete() {
+            return Err(damaged_dir(dir, "log or vote are missing, though this node was complete once"));
+        }
+        if recovered.purged() > machine.last_applied() {
+            return Err(damaged_dir(dir, "entries were purged from the log, and the snapshot that covers them is missing"));
+        }
+        let published = machine.published();
+        let writer = Arc::new(Writer::start(backend, fail.clone()).map_err(|e| Failure::internal(format!("no thread: {e}")))?);
+        let log = LogStore::new(recovered, writer.clone());
+        let config = Arc::new(raft_config(&pace)?);
+        let raft = Raft::new(identity.node, config, network.clone(), log, machine)
+            .await
+            .map_err(|e| Failure::storage(format!("the log in {} cannot be used: {e}", dir.display())))?;
+        let proposer = Proposer::start(writes(raft.clone()));
+        let confirmer = Confirmer::start(rounds(raft.clone()));
+        let own = Self { node: identity.node, raft, peers, network, published, proposer, confirmer, writer, counts, pace, fail };
+        own.watch_for_the_end();
+        Ok(own)
+    }
+
+    /// Makes these members a cluster, of which this node is one. Does nothing if this node is a member of one.
+    pub async fn form(&self, members: BTreeMap<NodeId, Member>) -> Result<()> {
+        let stopped = |e: &dyn std::fmt::Display| Failure::storage(format!("forming the cluster failed: {e}"));
+        if self.raft.is_initialized().await.map_err(|e| stopped(&e))? {
+            return Ok(());
+        }
+        match self.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            // Another member has been elected meanwhile, out of the same formation: the cluster is there.
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(e) => Err(stopped(&e)),
+        }
+    }
+
+    /// What this node knows of the others.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    /// The way to them.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Whether this node is, or is about to be, a member of some cluster: its log or its vote hold something.
+    pub async fn is_formed(&self) -> Result<bool> {
+        self.raft.is_initialized().await.map_err(|e| Failure::storage(format!("the log cannot be read: {e}")))
+    }
+
+    /// Whether the log holds something, as far as this node has said.
+    pub fn has_log(&self) -> bool {
+        self.raft.metrics().borrow().last_log_index.is_some()
+    }
+
+    /// Waits until some node leads.
+    pub async fn leader_known(&self) -> Result<()> {
+        let known = self.raft.wait(Some(LEADER_LIMIT)).metrics(|m| m.current_leader.is_some(), "a leader is known").await;
+        known.map(drop).map_err(|e| Failure::internal(format!("no leader after {} s: {e}", LEADER_LIMIT.as_secs())))
+    }
+
+    /// Has a caller's command logged, and waits until it is applied.
+    pub async fn propose(&self, proposal: Proposal, limit: Duration) -> std::result::Result<Answer, ProposeError> {
+        self.gate()?;
+        self.proposer.propose(proposal, limit).await
+    }
+
+    /// The same for what this server itself decides. Never forwarded.
+    pub async fn propose_own(
+        &self,
+        command: Command,
+        at: WallTime,
+        limit: Duration,
+    ) -> std::result::Result<Answer, ProposeError> {
+        self.gate()?;
+        let actor = format!("server node {}", self.node);
+        let proposal = Proposal { request_key: RequestKey::random(), actor, at, command };
+        self.proposer.propose_own(proposal, limit).await
+    }
+
+    /// Confirms, with a quorum and after this call, that this node leads, and waits until its state goes that far (I5).
+    pub async fn confirm(&self) -> std::result::Result<(), Unconfirmed> {
+        self.confirmer.confirm().await
+    }
+
+    /// The state as it is applied here. Take it before any lock on timers, and hold it briefly.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.published.state()
+    }
+
+    /// Changes whenever an entry was applied.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.published.applied()
+    }
+
+    /// Events as they are applied.
+    pub fn events(&self) -> &Hub {
+        &self.published.hub
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// How often the store did what.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
+
+    /// Whether this node leads and a quorum has answered it lately: a leader that is cut off never steps down by itself
+    /// (STACK 1.6, trap 1).
+    pub fn leads(&self) -> bool {
+        self.gate().is_ok()
+    }
+
+    /// Resolves when the standing among the nodes may have changed.
+    pub async fn standing_changed(&self) {
+        let mut metrics = self.raft.server_metrics();
+        metrics.mark_unchanged();
+        if metrics.changed().await.is_err() {
+            // openraft has ended; whoever waits for it sees that elsewhere.
+            std::future::pending().await
+        }
+    }
+
+    /// How this node stands among the others.
+    pub fn standing(&self) -> Standing {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let lately = metrics.millis_since_quorum_ack.is_some_and(|ms| ms < self.pace.election_max.as_millis() as u64);
+        let quorum = match metrics.state {
+            ServerState::Leader => lately,
+            _ => metrics.current_leader.is_some() && self.peers.heard_within(self.pace.election_max),
+        };
+        Standing {
+            leader: metrics.current_leader.filter(|_| quorum),
+            nodes: metrics.membership_config.nodes().count() as u32,
+            quorum,
+            last_log: metrics.last_log_index.unwrap_or(0),
+        }
+    }
+
+    /// Ends openraft, then the thread that writes: everything that was given to it is on disk then.
+    pub async fn stop(&self) {
+        if let Err(e) = self.raft.shutdown().await {
+            tracing::warn!("openraft did not end in order: {e}");
+        }
+        let writer = self.writer.clone();
+        if tokio::task::spawn_blocking(move || writer.stop()).await.is_err() {
+            tracing::warn!("the thread raft-log did not end in order");
+        }
+    }
+
+    fn gate(&self) -> std::result::Result<(), ProposeError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.running_state.is_err() {
+            return Err(ProposeError::Stopping);
+        }
+        if metrics.state != ServerState::Leader {
+            return Err(ProposeError::NotLeading { leader: metrics.current_leader.filter(|id| *id != self.node) });
+        }
+        let limit = self.pace.election_max.as_millis() as u64;
+        match metrics.millis_since_quorum_ack {
+            Some(ms) if ms < limit => Ok(()),
+            // A leader that is cut off never steps down by itself (STACK 1.6, trap 1), and knows no better leader to name.
+            _ => Err(ProposeError::NoQuorum),
+        }
+    }
+
+    /// An error in openraft's core is final: it says so only in its metrics.
+    fn watch_for_the_end(&self) {
+        let (mut metrics, fail) = (self.raft.metrics(), self.fail.clone());
+        tokio::spawn(async move {
+            use openraft::error::Fatal;
+            let ended = metrics.wait_for(|m| m.running_state.is_err()).await;
+            match ended.ok().and_then(|m| m.running_state.as_ref().err().cloned()) {
+                Some(Fatal::Stopped) | None => {}
+                Some(Fatal::Panicked) => fail.report(Failure::internal("openraft panicked; please report this")),
+                Some(e) => fail.report(Failure::storage(format!("the node cannot go on: {e}"))),
+            }
+        });
+    }
+}
+
+fn raft_config(pace: &Pace) -> Result<RaftConfig> {
+    let ms = |d: Duration| d.as_millis() as u64;
+    let config = RaftConfig {
+        cluster_name: "treelease".into(),
+        heartbeat_interval: ms(pace.heartbeat),
+        election_timeout_min: ms(pace.election_min),
+        election_timeout_max: ms(pace.election_max),
+        install_snapshot_timeout: SNAPSHOT_LIMIT_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(pace.snapshot_after),
+        max_in_snapshot_log_to_keep: pace.log_kept,
+        snapshot_max_chunk_size: SNAPSHOT_CHUNK,
+        max_payload_entries: ENTRIES_IN_MESSAGE,
+        ..RaftConfig::default()
+    };
+    config.validate().map_err(|e| Failure::config(format!("heartbeat and election time-out do not fit together: {e}")))
+}
+
+/// One entry: written, committed, applied here. Whatever openraft says but for an answer is no proof that it did not happen.
+fn writes(
+    raft: Raft,
+) -> impl Fn(Batch) -> futures::future::BoxFuture<'static, std::result::Result<Vec<Answer>, ProposeError>> + Send + 'static {
+    move |batch| {
+        let raft = raft.clone();
+        Box::pin(async move {
+            match raft.client_write(batch).await {
+                Ok(done) => Ok(done.data.0),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                    Err(ProposeError::OutcomeUnknown("this node stopped leading".into()))
+                }
+                Err(e) => Err(ProposeError::OutcomeUnknown(e.to_string())),
+            }
+        })
+    }
+}
+
+/// One round of read-index.
+fn rounds(raft: Raft) -> impl Fn() -> futures::future::BoxFuture<'static, std::result::Result<(), Unconfirmed>> + Send + 'static {
+    move || {
+        let raft = raft.clone();
+        Box::pin(async move {
+            // One blip of a peer, longer than a heartbeat, fails a round (STACK 1.5): it is asked again. Each try starts later
+            // than the one before, so what is confirmed is confirmed after the call (I5).
+            for _ in 0..ROUNDS_MAX {
+                return match raft.ensure_linearizable().await {
+                    Ok(_) => Ok(()),
+                    Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => continue,
+                    Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => Err(Unconfirmed(match to.leader_id {
+                        Some(id) => format!("this node does not lead; node {id} does"),
+                        None => "this node does not lead".into(),
+                    })),
+                    Err(e) => Err(Unconfirmed(e.to_string())),
+                };
+            }
+            Err(Unconfirmed("no quorum of the nodes answered".into()))
+        })
+    }
+}
+
+fn storage_failure(dir: &Path, error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            Failure::storage(format!("the data directory {} cannot be used: {error}; check its owner and mode", dir.display()))
+        }
+        std::io::ErrorKind::StorageFull => {
+            Failure::storage(format!("the data directory {} cannot be used: {error}; make room and start again", dir.display()))
+        }
+        _ => damaged_dir(dir, &error.to_string()),
+    }
+}

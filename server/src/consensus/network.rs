@@ -1,0 +1,259 @@
+//! To the other nodes, over gRPC. The only module of this crate that names tonic's client.
+//!
+//! Promises: `new_client` returns at once, because openraft's core waits for it (STACK 1.6): channels connect when first
+//! used, two for each address and kept, so that a crowd of forwarded calls never holds up a heartbeat. What the transport says
+//! is `Unreachable`, never an answer; an answer counts only if its stamp is the asked member's (I7, [`super::peers`]). A
+//! forwarded call that brought no word of the leader may have happened ([`Lost::Perhaps`]), unless it was never sent.
+//!
+//! It does not know what an entry or a call means.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::error::{Fatal, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use treelease_proto::id::NodeId;
+use treelease_proto::wire;
+use treelease_proto::wire::raft_client::RaftClient;
+
+use super::messages;
+use super::peers::Peers;
+use super::types::{AppendAnswer, AppendRequest, SnapshotAnswer, SnapshotRequest, TypeConfig, VoteAnswer, VoteRequest};
+use crate::config::Token;
+use crate::store::identity::Member;
+
+/// Largest message between nodes: a full message of entries, or a piece of a snapshot, with room to spare.
+pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
+const _: () = assert!(super::ENTRIES_IN_MESSAGE as usize * (super::proposer::BATCH_BYTES_MAX + 4096) <= MESSAGE_MAX);
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
+/// A connection that is silent for so long is asked whether it lives: a partition that healed shows within a second or two.
+const KEEPALIVE: Duration = Duration::from_millis(1000);
+/// And is closed if it does not answer for so long.
+const KEEPALIVE_LIMIT: Duration = Duration::from_millis(1000);
+/// How long a peer may take to say who it is, or to promise itself.
+const HELLO_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a channel is for: those who wait on one never hold up the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Agreement,
+    Calls,
+}
+
+/// A call that brought no word of the node that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// It was never sent, or refused at the door: it did not happen.
+    NotSent(String),
+    /// It may have happened.
+    Perhaps(String),
+}
+
+/// The connections to all peers.
+#[derive(Clone)]
+pub struct Network {
+    peers: Arc<Peers>,
+    token: Option<Token>,
+    backoff: Duration,
+    channels: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
+    /// Members that are not reached, and why: said once when it changes, not at every heartbeat.
+    away: Arc<Mutex<BTreeMap<NodeId, String>>>,
+}
+
+impl Network {
+    /// Nothing is connected yet. After a peer was unreachable openraft waits `backoff` before it tries again.
+    pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration) -> Self {
+        Self { peers, token, backoff, channels: Arc::default(), away: Arc::default() }
+    }
+
+    /// Asks whoever is at this address who it is.
+    pub async fn hello(&self, addr: &str, node: NodeId) -> Result<wire::HelloAnswer, String> {
+        let mut client = self.client(addr, Lane::Calls)?;
+        let request = self.request(wire::HelloRequest { node }, HELLO_LIMIT);
+        client.hello(request).await.map(|answer| answer.into_inner()).map_err(|status| said(&status))
+    }
+
+    /// Asks an empty node to promise itself.
+    pub async fn promise(&self, addr: &str, request: wire::PromiseRequest) -> Result<(), String> {
+        let mut client = self.client(addr, Lane::Calls)?;
+        let answer = client.promise(self.request(request, HELLO_LIMIT)).await.map_err(|status| said(&status))?;
+        match answer.into_inner().why_not {
+            why if why.is_empty() => Ok(()),
+            why => Err(why),
+        }
+    }
+
+    /// A caller's call, to the leader.
+    pub async fn forward(
+        &self,
+        leader: NodeId,
+        call: wire::forward_request::Call,
+        limit: Duration,
+    ) -> Result<wire::forward_answer::Kind, Lost> {
+        let member = self.peers.member(leader).ok_or_else(|| Lost::NotSent(format!("node {leader} is not known here")))?;
+        let stamp = self.peers.stamp(leader, &member.disk).ok_or_else(|| Lost::NotSent("there is no cluster yet".into()))?;
+        let request = wire::ForwardRequest { stamp: Some(stamp), limit_ms: limit.as_millis() as u64, call: Some(call) };
+        let mut client = self.client(&member.addr, Lane::Calls).map_err(Lost::NotSent)?;
+        // The leader ends the call at the limit; this side waits a little longer, for its word.
+        let grace = Duration::from_millis(100).min(limit / 4);
+        let answer = match tokio::time::timeout(limit, client.forward(self.request(request, limit - grace))).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) if is_at_the_door(&status) => return Err(Lost::NotSent(said(&status))),
+            Ok(Err(status)) => return Err(Lost::Perhaps(said(&status))),
+            Err(_) => return Err(Lost::Perhaps(format!("no answer within {} ms", limit.as_millis()))),
+        };
+        self.peers.check_answer(answer.stamp.as_ref(), leader).map_err(Lost::Perhaps)?;
+        answer.kind.ok_or_else(|| Lost::Perhaps("the answer is of another version".into()))
+    }
+
+    fn client(&self, addr: &str, lane: Lane) -> Result<RaftClient<Channel>, String> {
+        let mut channels = self.channels.lock().expect("nothing panics while it holds the channels");
+        let channel = match channels.get(&(addr.to_owned(), lane)) {
+            Some(channel) => channel.clone(),
+            None => {
+                let endpoint = Endpoint::from_shared(format!("http://{addr}"))
+                    .map_err(|e| format!("{addr} is no address: {e}"))?
+                    .connect_timeout(CONNECT_LIMIT)
+                    .http2_keep_alive_interval(KEEPALIVE)
+                    .keep_alive_timeout(KEEPALIVE_LIMIT)
+                    .keep_alive_while_idle(true)
+                    .tcp_nodelay(true);
+                let channel = endpoint.connect_lazy();
+                channels.insert((addr.to_owned(), lane), channel.clone());
+                channel
+            }
+        };
+        Ok(RaftClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX))
+    }
+
+    fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(limit);
+        if let Some(token) = &self.token
+            && let Ok(value) = format!("Bearer {}", token.as_str()).parse()
+        {
+            request.metadata_mut().insert("authorization", value);
+        }
+        request
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, id: NodeId, node: &Member) -> Peer {
+        Peer { id, member: node.clone(), network: self.clone() }
+    }
+}
+
+/// The way to one member.
+pub struct Peer {
+    id: NodeId,
+    member: Member,
+    network: Network,
+}
+
+type Error<E = RaftError<NodeId>> = RPCError<NodeId, Member, E>;
+
+impl Peer {
+    fn unreachable<E: std::error::Error>(&self, why: impl Into<String>) -> Error<E> {
+        let why = why.into();
+        let mut away = self.network.away.lock().expect("nothing panics while it holds the map");
+        if away.insert(self.id, why.clone()).is_none() {
+            tracing::warn!("node {} at {} is not reached: {why}", self.id, self.member.addr);
+        }
+        drop(away);
+        RPCError::Unreachable(Unreachable::new(&io::Error::other(format!("node {} at {}: {why}", self.id, self.member.addr))))
+    }
+
+    fn client<E: std::error::Error>(&self) -> Result<(RaftClient<Channel>, wire::Stamp), Error<E>> {
+        let client = self.network.client(&self.member.addr, Lane::Agreement).map_err(|why| self.unreachable(why))?;
+        let stamp = self.network.peers.stamp(self.id, &self.member.disk);
+        Ok((client, stamp.ok_or_else(|| self.unreachable("this node belongs to no cluster yet"))?))
+    }
+
+    /// What the peer said, if it was that very member who said it.
+    fn heard<T, E: std::error::Error>(
+        &self,
+        answer: Result<tonic::Response<T>, Status>,
+        stamp: impl Fn(&T) -> Option<&wire::Stamp>,
+    ) -> Result<T, Error<E>> {
+        let answer = answer.map_err(|status| self.unreachable(said(&status)))?.into_inner();
+        self.network.peers.check_answer(stamp(&answer), self.id).map_err(|why| self.unreachable(why))?;
+        let was_away = self.network.away.lock().expect("nothing panics while it holds the map").remove(&self.id);
+        if was_away.is_some() {
+            tracing::info!("node {} at {} is reached again", self.id, self.member.addr);
+        }
+        Ok(answer)
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Peer {
+    async fn append_entries(&mut self, request: AppendRequest, option: RPCOption) -> Result<AppendAnswer, Error> {
+        let (mut client, stamp) = self.client()?;
+        let request = self.network.request(messages::append_to_wire(&request, stamp), option.soft_ttl());
+        let answer = self.heard(client.append(request).await, |answer| answer.stamp.as_ref())?;
+        messages::append_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        request: SnapshotRequest,
+        option: RPCOption,
+    ) -> Result<SnapshotAnswer, Error<RaftError<NodeId, InstallSnapshotError>>> {
+        let (mut client, stamp) = self.client()?;
+        let request = self.network.request(messages::snapshot_to_wire(request, stamp), option.soft_ttl());
+        let answer = self.heard(client.snapshot(request).await, |answer| answer.stamp.as_ref())?;
+        match messages::snapshot_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))? {
+            Ok(answer) => Ok(answer),
+            Err(mismatch) => {
+                let error = RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch));
+                Err(RPCError::RemoteError(RemoteError::new(self.id, error)))
+            }
+        }
+    }
+
+    async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteAnswer, Error> {
+        let (mut client, stamp) = self.client()?;
+        let request = self.network.request(messages::vote_request_to_wire(&request, stamp), option.soft_ttl());
+        let answer = self.heard(client.vote(request).await, |answer| answer.stamp.as_ref())?;
+        messages::vote_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.network.backoff))
+    }
+}
+
+/// Why the node's own openraft has no answer for a peer.
+pub fn fatal(error: &Fatal<NodeId>) -> String {
+    format!("this node is ending: {error}")
+}
+
+fn said(status: &Status) -> String {
+    match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    }
+}
+
+/// Whether a call certainly never reached the one whom it was for: no connection, or a refusal that only our own door speaks.
+fn is_at_the_door(status: &Status) -> bool {
+    use tonic::Code;
+    if matches!(status.code(), Code::FailedPrecondition | Code::Unauthenticated | Code::Unimplemented) {
+        return true;
+    }
+    let mut source = std::error::Error::source(status);
+    while let Some(e) = source {
+        if e.downcast_ref::<tonic::ConnectError>().is_some() {
+            return true;
+        }
+        source = e.source();
+    }
+    false
+}

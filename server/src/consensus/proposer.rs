@@ -1,0 +1,317 @@
+//! Commands into log entries: many callers, one entry and one sync for all who come together.
+//!
+//! Promises: each caller gets the answer to its own command. A definite no ([`ProposeError::is_definite`]) comes only from
+//! before anything was given to openraft; everything after that without an answer is [`ProposeError::OutcomeUnknown`], also
+//! openraft's "forward to the leader" (an entry truncated here may live on elsewhere, STACK 1.6), and is asked again with the
+//! same request key. Nobody waits longer than its limit. What the server itself decides has its own room in the queue, so
+//! that a crowd of callers never holds up an expiry. It does not know what a command means.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use treelease_proto::command::{Answer, Proposal};
+
+use super::codec;
+use super::types::Batch;
+
+/// Commands of callers on their way; more are turned away.
+pub const PROPOSALS_MAX: usize = 1024;
+/// Room in the queue for what the server itself decides.
+const OWN_MAX: usize = 512;
+/// Commands in one entry.
+pub const BATCH_MAX: usize = 256;
+/// Bytes of commands in one entry: a record must stay below the store's limit, with its framing.
+pub const BATCH_BYTES_MAX: usize = 48 * 1024;
+const _: () = assert!(BATCH_BYTES_MAX + 1024 <= crate::store::VALUE_MAX);
+/// How long an entry waits for more commands, when there is company at all.
+const LINGER: Duration = Duration::from_millis(1);
+/// An entry that is not applied by then has an unknown outcome; the next one goes on.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a command has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// It was not proposed: this node does not lead.
+    #[error("{}", match leader {
+        Some(node) => format!("this node does not lead; node {node} does"),
+        None => "no node leads at the moment, an election takes a few seconds; ask again".to_owned(),
+    })]
+    NotLeading {
+        /// Who does, if known.
+        leader: Option<u64>,
+    },
+    /// It was not proposed: this node led last, and no quorum has answered it lately.
+    #[error("no quorum of the nodes has answered lately; check that most of them run and reach each other, and ask again")]
+    NoQuorum,
+    /// It was not proposed: too many are on their way.
+    #[error("more than {PROPOSALS_MAX} commands are on their way; try again later")]
+    Overloaded,
+    /// It was not proposed: it would not fit into an entry.
+    #[error("the command takes {0} bytes, the limit is {BATCH_BYTES_MAX}; shorten its texts and lists")]
+    TooLarge(usize),
+    /// It was not proposed: the log could not give it back.
+    #[error("the command cannot be logged: {0}")]
+    Unreadable(String),
+    /// It was not proposed: the node ends.
+    #[error("the node is stopping")]
+    Stopping,
+    /// It may have happened, or may yet.
+    #[error("the outcome is unknown: {0}; ask again with the same request key")]
+    OutcomeUnknown(String),
+}
+
+impl ProposeError {
+    /// Whether it certainly did not and will not happen.
+    pub fn is_definite(&self) -> bool {
+        !matches!(self, ProposeError::OutcomeUnknown(_))
+    }
+}
+
+struct Ask {
+    proposal: Proposal,
+    len: usize,
+    reply: oneshot::Sender<Result<Answer, ProposeError>>,
+}
+
+/// The way to the task that makes entries.
+#[derive(Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Ask>,
+    callers: Arc<Semaphore>,
+    own: Arc<Semaphore>,
+}
+
+impl Proposer {
+    /// Starts the task. `write` makes one entry and waits until it is applied here.
+    pub fn start<W, F>(write: W) -> Self
+    where
+        W: Fn(Batch) -> F + Send + 'static,
+        F: Future<Output = Result<Vec<Answer>, ProposeError>> + Send + 'static,
+    {
+        Self::with_limit(write, WRITE_LIMIT)
+    }
+
+    fn with_limit<W, F>(write: W, limit: Duration) -> Self
+    where
+        W: Fn(Batch) -> F + Send + 'static,
+        F: Future<Output = Result<Vec<Answer>, ProposeError>> + Send + 'static,
+    {
+        let (queue, inbox) = mpsc::channel(PROPOSALS_MAX + OWN_MAX);
+        tokio::spawn(run(inbox, write, limit));
+        Self { queue, callers: Arc::new(Semaphore::new(PROPOSALS_MAX)), own: Arc::new(Semaphore::new(OWN_MAX)) }
+    }
+
+    /// A caller's command.
+    pub async fn propose(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
+        let _permit = self.callers.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        self.ask(proposal, limit).await
+    }
+
+    /// The server's own command; waits for room.
+    pub async fn propose_own(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
+        let _permit = self.own.acquire().await.map_err(|_| ProposeError::Stopping)?;
+        self.ask(proposal, limit).await
+    }
+
+    async fn ask(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
+        let (proposal, len) = codec::as_logged(&proposal).map_err(|e| ProposeError::Unreadable(e.to_string()))?;
+        if len > BATCH_BYTES_MAX {
+            return Err(ProposeError::TooLarge(len));
+        }
+        let (reply, answer) = oneshot::channel();
+        // The permits keep the number of senders below the queue's length: this does not wait.
+        self.queue.send(Ask { proposal, len, reply }).await.map_err(|_| ProposeError::Stopping)?;
+        match timeout(limit, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ProposeError::OutcomeUnknown("the node is stopping".into())),
+            Err(_) => Err(ProposeError::OutcomeUnknown(format!("no answer within {} ms", limit.as_millis()))),
+        }
+    }
+}
+
+async fn run<W, F>(mut inbox: mpsc::Receiver<Ask>, write: W, limit: Duration)
+where
+    W: Fn(Batch) -> F,
+    F: Future<Output = Result<Vec<Answer>, ProposeError>>,
+{
+    let mut carried = None;
+    let mut company = false;
+    loop {
+        let first = match carried.take() {
+            Some(ask) => ask,
+            None => match inbox.recv().await {
+                Some(ask) => ask,
+                None => return,
+            },
+        };
+        let asks = gather(first, &mut inbox, &mut carried, company).await;
+        company = asks.len() > 1;
+        // Whoever has given up has been told that the outcome is unknown: not to propose it is one of the outcomes.
+        let (proposals, replies): (Vec<_>, Vec<_>) =
+            asks.into_iter().filter(|ask| !ask.reply.is_closed()).map(|ask| (ask.proposal, ask.reply)).unzip();
+        if proposals.is_empty() {
+            continue;
+        }
+        let late = || ProposeError::OutcomeUnknown(format!("not committed within {} ms", limit.as_millis()));
+        let result = timeout(limit, write(Batch(proposals))).await.unwrap_or_else(|_| Err(late()));
+        answer_all(replies, result);
+    }
+}
+
+/// Takes what is there; with company in the last entry or in this one, waits up to `LINGER` for more.
+async fn gather(first: Ask, inbox: &mut mpsc::Receiver<Ask>, carried: &mut Option<Ask>, company: bool) -> Vec<Ask> {
+    let mut bytes = first.len;
+    let mut asks = vec![first];
+    let until = Instant::now() + LINGER;
+    while asks.len() < BATCH_MAX {
+        let next = match inbox.try_recv() {
+            Ok(ask) => ask,
+            Err(_) if !company && asks.len() == 1 => break,
+            Err(_) => match timeout_at(until, inbox.recv()).await {
+                Ok(Some(ask)) => ask,
+                _ => break,
+            },
+        };
+        if bytes + next.len > BATCH_BYTES_MAX {
+            *carried = Some(next);
+            break;
+        }
+        bytes += next.len;
+        asks.push(next);
+    }
+    asks
+}
+
+fn answer_all(replies: Vec<oneshot::Sender<Result<Answer, ProposeError>>>, result: Result<Vec<Answer>, ProposeError>) {
+    // A reply that fails is to a caller that has gone.
+    match result {
+        Ok(answers) if answers.len() == replies.len() => {
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                let _ = reply.send(Ok(answer));
+            }
+        }
+        Ok(answers) => {
+            tracing::error!(asked = replies.len(), answered = answers.len(), "an entry's answers do not match its commands");
+            let error = ProposeError::OutcomeUnknown("the node lost track of its answers".into());
+            replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+        }
+        Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use treelease_proto::command::{Command, LeaseRef};
+    use treelease_proto::epoch::Epoch;
+    use treelease_proto::id::{RequestKey, SessionId, TreeId};
+    use treelease_proto::time::WallTime;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn commands_that_come_together_share_an_entry_and_each_gets_its_own_answer() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = sizes.clone();
+        let proposer = Proposer::start(move |batch: Batch| {
+            seen.lock().unwrap().push(batch.0.len());
+            async move {
+                tokio::task::yield_now().await;
+                Ok(batch.0.iter().map(|p| Answer::Ignored { why: p.actor.clone() }).collect())
+            }
+        });
+        let asks = (0..600).map(|n| {
+            let proposer = proposer.clone();
+            tokio::spawn(async move { (n, proposer.propose(cancel(n.to_string()), LIMIT).await) })
+        });
+        for ask in asks.collect::<Vec<_>>() {
+            let (n, answer) = ask.await.unwrap();
+            assert_eq!(answer, Ok(Answer::Ignored { why: n.to_string() }));
+        }
+        let sizes = sizes.lock().unwrap();
+        assert!(sizes.len() < 100, "{sizes:?}");
+        assert!(sizes.iter().all(|n| *n <= BATCH_MAX), "{sizes:?}");
+    }
+
+    #[tokio::test]
+    async fn an_entry_stays_below_the_stores_limit() {
+        let lens = Arc::new(Mutex::new(Vec::new()));
+        let seen = lens.clone();
+        let proposer = Proposer::start(move |batch: Batch| {
+            seen.lock().unwrap().push(codec::batch_to_bytes(&batch).len());
+            async move { Ok(vec![Answer::Done; batch.0.len()]) }
+        });
+        let asks = (0..50).map(|_| {
+            let proposer = proposer.clone();
+            tokio::spawn(async move { proposer.propose(surrender(10), LIMIT).await })
+        });
+        for ask in asks.collect::<Vec<_>>() {
+            assert_eq!(ask.await.unwrap(), Ok(Answer::Done));
+        }
+        assert!(lens.lock().unwrap().iter().all(|len| *len <= BATCH_BYTES_MAX));
+        let large = proposer.propose(surrender(50), LIMIT).await.unwrap_err();
+        assert!(large.is_definite());
+    }
+
+    #[tokio::test]
+    async fn a_write_without_an_end_is_an_unknown_outcome_and_the_next_one_goes_on() {
+        let write = |batch: Batch| async move {
+            match batch.0[0].actor.as_str() {
+                "stuck" => std::future::pending().await,
+                _ => Ok(vec![Answer::Done; batch.0.len()]),
+            }
+        };
+        let proposer = Proposer::with_limit(write, Duration::from_millis(20));
+        let stuck = proposer.propose(cancel("stuck".into()), LIMIT).await.unwrap_err();
+        assert!(!stuck.is_definite());
+        assert_eq!(proposer.propose(cancel("next".into()), LIMIT).await, Ok(Answer::Done));
+    }
+
+    #[tokio::test]
+    async fn callers_beyond_the_limit_are_turned_away_and_the_servers_own_commands_are_not() {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = gate.clone();
+        let proposer = Proposer::start(move |batch: Batch| {
+            let gate = gate.clone();
+            async move {
+                let _open = gate.acquire().await;
+                Ok(vec![Answer::Done; batch.0.len()])
+            }
+        });
+        let call = |own: bool| {
+            let proposer = proposer.clone();
+            tokio::spawn(async move {
+                let command = cancel(String::new());
+                if own { proposer.propose_own(command, LIMIT).await } else { proposer.propose(command, LIMIT).await }
+            })
+        };
+        let crowd: Vec<_> = (0..PROPOSALS_MAX).map(|_| call(false)).collect();
+        tokio::task::yield_now().await;
+        assert_eq!(call(false).await.unwrap(), Err(ProposeError::Overloaded));
+        let own = call(true);
+        opened.add_permits(1);
+        assert_eq!(own.await.unwrap(), Ok(Answer::Done));
+        for caller in crowd {
+            assert_eq!(caller.await.unwrap(), Ok(Answer::Done));
+        }
+    }
+
+    fn cancel(actor: String) -> Proposal {
+        proposal(actor, Command::Cancel { tree: TreeId::random(), session: SessionId::random() })
+    }
+
+    /// So many thousand bytes.
+    fn surrender(thousands: usize) -> Proposal {
+        let lease = LeaseRef { tree: TreeId::random(), session: SessionId::random(), epoch: Epoch::ZERO };
+        let files = vec!["x".repeat(1_000); thousands];
+        proposal(String::new(), Command::Surrender { lease, reason: String::new(), files })
+    }
+
+    fn proposal(actor: String, command: Command) -> Proposal {
+        Proposal { request_key: RequestKey::random(), actor, at: WallTime::UNKNOWN, command }
+    }
+}

@@ -1,0 +1,154 @@
+//! openraft's own storage suite against our log and state machine, and what it does not ask: what is read back from disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use openraft::testing::{StoreBuilder, Suite, blank_ent, log_id};
+use openraft::{EntryPayload, RaftSnapshotBuilder};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use treelease_proto::command::{Command, Proposal};
+use treelease_proto::id::{ClusterId, RequestKey};
+use treelease_proto::time::{Ttl, WallTime};
+
+use super::codec;
+use super::log::{LogStore, Recovered};
+use super::machine::Machine;
+use super::types::{Batch, Entry, LogId, Membership, StorageError, TypeConfig, Vote};
+use crate::failure::FailStop;
+use crate::store::identity::Member;
+use crate::store::sled::SledBackend;
+use crate::store::snapshot::SnapshotDir;
+use crate::store::writer::Writer;
+use crate::store::{Backend, Loaded};
+
+struct InTemporaryDirectories;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for InTemporaryDirectories {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (log, machine, _) = open(dir.path());
+        Ok((dir, log, machine))
+    }
+}
+
+#[test]
+fn log_and_state_machine_pass_openrafts_storage_suite() {
+    Suite::test_all(InTemporaryDirectories).unwrap();
+}
+
+#[tokio::test]
+async fn log_vote_and_purge_are_read_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _, writer) = open(dir.path());
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    log.blocking_append((0..10).map(|i| blank_ent(3, 1, i))).await.unwrap();
+    log.save_committed(Some(log_id(3, 1, 8))).await.unwrap();
+    log.blocking_append([batch_entry(10)]).await.unwrap();
+    log.truncate(log_id(3, 1, 10)).await.unwrap();
+    log.blocking_append([batch_entry(10)]).await.unwrap();
+    log.purge(log_id(3, 1, 4)).await.unwrap();
+    writer.stop();
+
+    let loaded = load(dir.path());
+    assert_eq!(loaded.log.keys().copied().collect::<Vec<_>>(), (5..=10).collect::<Vec<_>>());
+    let (mut again, _, _) = open(dir.path());
+    assert_eq!(again.read_vote().await.unwrap(), Some(Vote::new_committed(3, 1)));
+    assert_eq!(again.read_committed().await.unwrap(), Some(log_id(3, 1, 8)));
+    let state = again.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(3, 1, 4)), Some(log_id(3, 1, 10))));
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_beginning_or_committed_entries_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _, writer) = open(dir.path());
+    log.blocking_append((0..4).map(|i| blank_ent(1, 1, i))).await.unwrap();
+    log.save_committed(Some(log_id(1, 1, 3))).await.unwrap();
+    log.blocking_append([blank_ent(1, 1, 4)]).await.unwrap();
+    writer.stop();
+    let whole = load(dir.path());
+    Recovered::read(whole.clone()).unwrap();
+
+    let mut no_beginning = whole.clone();
+    no_beginning.log.remove(&0);
+    Recovered::read(no_beginning).unwrap_err();
+    let mut no_end = whole.clone();
+    no_end.log.retain(|index, _| *index < 2);
+    Recovered::read(no_end).unwrap_err();
+    let mut misplaced = whole;
+    misplaced.log.insert(5, misplaced.log[&4].clone());
+    Recovered::read(misplaced).unwrap_err();
+}
+
+#[tokio::test]
+async fn a_snapshot_brings_the_state_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, mut machine, _) = open(dir.path());
+    machine.apply([blank_ent(1, 1, 0), batch_entry(1)]).await.unwrap();
+    let before = machine.published().state().clone();
+    assert!(before.cluster().is_some());
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let (_, mut again, _) = open(&dir.path().join("elsewhere"));
+    assert!(again.published().state().cluster().is_none());
+    let snapshot = machine.get_current_snapshot().await.unwrap().unwrap();
+    again.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    assert_eq!(*again.published().state(), before);
+
+    let restarted = Machine::open(SnapshotDir::open(&dir.path().join("snapshots")).unwrap(), FailStop::new()).unwrap();
+    assert_eq!(*restarted.published().state(), before);
+    assert_eq!(restarted.last_applied(), Some(1));
+}
+
+proptest! {
+    #[test]
+    fn entries_read_back_as_they_were_written(term in 0u64.., node in 0u64.., index in 0u64.., kind in 0..3, ids in prop::collection::btree_set(0u64..9, 0..5)) {
+        let payload = match kind {
+            0 => EntryPayload::Blank,
+            1 => batch_entry(0).payload,
+            _ => EntryPayload::Membership(members(ids)),
+        };
+        let entry = Entry { log_id: log_id(term, node, index), payload };
+        prop_assert_eq!(codec::entry_from_bytes(&codec::entry_to_bytes(&entry)).unwrap(), entry);
+    }
+
+    #[test]
+    fn votes_read_back_as_they_were_written(term in 0u64.., node in 0u64.., committed in any::<bool>()) {
+        let vote = if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) };
+        prop_assert_eq!(codec::vote_from_bytes(&codec::vote_to_bytes(&vote)).unwrap(), vote);
+    }
+
+    #[test]
+    fn bytes_that_are_no_entry_are_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = codec::entry_from_bytes(&bytes);
+        let _ = codec::vote_from_bytes(&bytes);
+        let _ = codec::snapshot_from_bytes(&bytes);
+    }
+}
+
+fn open(dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
+    let mut backend = SledBackend::open(&dir.join("log")).unwrap();
+    let recovered = Recovered::read(backend.load().unwrap()).unwrap();
+    let writer = Arc::new(Writer::start(backend, FailStop::new()).unwrap());
+    let machine = Machine::open(SnapshotDir::open(&dir.join("snapshots")).unwrap(), FailStop::new()).unwrap();
+    (LogStore::new(recovered, writer.clone()), machine, writer)
+}
+
+fn load(dir: &Path) -> Loaded {
+    SledBackend::open(&dir.join("log")).unwrap().load().unwrap()
+}
+
+fn batch_entry(index: u64) -> Entry {
+    let command = Command::Found { cluster: ClusterId::random(), ttl_min: Ttl::MIN, ttl_max: Ttl::MAX };
+    let proposal = Proposal { request_key: RequestKey::random(), actor: "test".into(), at: WallTime::UNKNOWN, command };
+    let log_id: LogId = log_id(3, 1, index);
+    Entry { log_id, payload: EntryPayload::Normal(Batch(vec![proposal])) }
+}
+
+fn members(ids: BTreeSet<u64>) -> Membership {
+    let member = |id: &u64| Member { addr: format!("host:{id}"), disk: format!("disk-{id}") };
+    let nodes: BTreeMap<u64, Member> = ids.iter().map(|id| (*id, member(id))).collect();
+    Membership::new(vec![ids], nodes)
+}

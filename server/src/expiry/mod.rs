@@ -1,0 +1,242 @@
+//! The leader's timers: when a session's time is up, and when a cooling has passed.
+//!
+//! Pure and volatile. The leader alone keeps them; a new leader begins with [`Timers::promote`], which arms everything anew,
+//! in full, because what earlier leaders acknowledged is unknown to it. They promise I3: a session is named by
+//! [`Timers::due`] only when a full TTL has passed on this clock since the last renewal that any leader has acknowledged.
+//! Being late is safe, being early is not; so every doubt (a gap in our own clock, a resumed session, another TTL) extends.
+//!
+//! What is due is only named, as a command that carries the leadership; the replicated state decides (`crate::lease`). They
+//! know no wall clock and no network. The caller reads the clock, and reads it again for each call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use treelease_proto::command::{Command, Leadership};
+use treelease_proto::epoch::Epoch;
+use treelease_proto::id::{SessionId, TreeId};
+use treelease_proto::time::BootTime;
+
+use crate::lease::State;
+
+#[cfg(test)]
+mod tests;
+
+/// How often [`Timers::due`] (or [`Timers::tick`]) is expected: short against the shortest TTL and grace.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Two ticks further apart than this are a gap: this process was starved or suspended, and renewals may have waited unheard.
+pub const GAP: Duration = Duration::from_secs(1);
+const _: () = assert!(GAP.as_millis() >= 5 * TICK.as_millis());
+
+/// What has a deadline.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timed {
+    Session(SessionId),
+    Cooling(TreeId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SessionTimer {
+    ttl: Duration,
+    incarnation: u64,
+    deadline: Duration,
+    /// Its expiry was named and its outcome is not known yet: no renewal counts (I5).
+    doomed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CoolingTimer {
+    epoch: Epoch,
+    serial: u64,
+    deadline: Duration,
+    named: bool,
+}
+
+/// All timers of a leader; of a node that does not lead, nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timers {
+    leading: Option<Leadership>,
+    sessions: BTreeMap<SessionId, SessionTimer>,
+    coolings: BTreeMap<TreeId, CoolingTimer>,
+    /// The deadline of everything that was not named yet, soonest first.
+    deadlines: BTreeSet<(Duration, Timed)>,
+    last_tick: Option<BootTime>,
+    /// Of the state that was followed last.
+    followed: Option<u64>,
+}
+
+impl Timers {
+    /// Of a node that does not lead.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This node leads, and has applied its `Lead`: everything begins anew, in full (I3).
+    pub fn promote(&mut self, state: &State, leadership: Leadership, now: BootTime) {
+        *self = Self { leading: Some(leadership), last_tick: Some(now), ..Self::default() };
+        self.follow(state, now);
+    }
+
+    /// This node leads no more. Dooms end with their leadership.
+    pub fn demote(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Which leadership these timers serve.
+    pub fn leading(&self) -> Option<Leadership> {
+        self.leading
+    }
+
+    /// Entries were applied: arms what is new, in full, and forgets what is gone. Cheap when nothing timed has changed.
+    pub fn follow(&mut self, state: &State, now: BootTime) {
+        if self.leading.is_none() || self.followed == Some(state.timed()) {
+            return;
+        }
+        self.followed = Some(state.timed());
+        self.follow_sessions(state, now);
+        self.follow_coolings(state, now);
+    }
+
+    fn follow_sessions(&mut self, state: &State, now: BootTime) {
+        let gone: Vec<SessionId> = self.sessions.keys().filter(|id| state.session(id).is_none()).cloned().collect();
+        for id in gone {
+            if let Some(timer) = self.sessions.remove(&id) {
+                self.deadlines.remove(&(timer.deadline, Timed::Session(id)));
+            }
+        }
+        for (id, session) in state.sessions() {
+            let (ttl, incarnation) = (session.ttl().get(), session.incarnation());
+            let doomed = match self.sessions.get(id) {
+                Some(timer) if timer.ttl == ttl && timer.incarnation == incarnation => continue,
+                // The expiry in flight comes after this change in the log and ends the session whatever changed.
+                Some(timer) => timer.doomed,
+                None => false,
+            };
+            let timer = SessionTimer { ttl, incarnation, deadline: now.elapsed.saturating_add(ttl), doomed };
+            self.arm_session(id, timer);
+        }
+    }
+
+    fn arm_session(&mut self, id: &SessionId, timer: SessionTimer) {
+        if let Some(old) = self.sessions.get(id) {
+            self.deadlines.remove(&(old.deadline, Timed::Session(id.clone())));
+        }
+        if !timer.doomed {
+            self.deadlines.insert((timer.deadline, Timed::Session(id.clone())));
+        }
+        self.sessions.insert(id.clone(), timer);
+    }
+
+    fn follow_coolings(&mut self, state: &State, now: BootTime) {
+        let cooling: BTreeMap<&TreeId, _> = state.cooling_trees().collect();
+        let still = |id: &TreeId, timer: &CoolingTimer| {
+            cooling.get(id).is_some_and(|c| c.ended.epoch == timer.epoch && c.serial == timer.serial)
+        };
+        let gone: Vec<TreeId> = self.coolings.iter().filter(|(id, timer)| !still(id, timer)).map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            if let Some(timer) = self.coolings.remove(&id) {
+                self.deadlines.remove(&(timer.deadline, Timed::Cooling(id)));
+            }
+        }
+        for (id, cooling) in cooling {
+            if self.coolings.contains_key(id) {
+                continue;
+            }
+            let deadline = now.elapsed.saturating_add(cooling.length);
+            let timer = CoolingTimer { epoch: cooling.ended.epoch, serial: cooling.serial, deadline, named: false };
+            self.deadlines.insert((deadline, Timed::Cooling(id.clone())));
+            self.coolings.insert(id.clone(), timer);
+        }
+    }
+
+    /// A renewal is about to be acknowledged. False: this session is unknown here, or doomed; then it must not be (I5).
+    pub fn renewed(&mut self, id: &SessionId, now: BootTime) -> bool {
+        let Some(timer) = self.sessions.get(id).filter(|timer| !timer.doomed) else { return false };
+        // Never back: a gap may have given it longer.
+        let deadline = timer.deadline.max(now.elapsed.saturating_add(timer.ttl));
+        let timer = SessionTimer { deadline, ..timer.clone() };
+        self.arm_session(id, timer);
+        true
+    }
+
+    /// Whether its expiry was named and its outcome is not known yet.
+    pub fn is_doomed(&self, id: &SessionId) -> bool {
+        self.sessions.get(id).is_some_and(|timer| timer.doomed)
+    }
+
+    /// The expiry was certainly not logged: the session is as it was, and due again unless a renewal comes first.
+    pub fn undoom(&mut self, id: &SessionId) {
+        if let Some(timer) = self.sessions.get(id).filter(|timer| timer.doomed) {
+            let timer = SessionTimer { doomed: false, ..timer.clone() };
+            self.arm_session(id, timer);
+        }
+    }
+
+    /// The end of that grace was certainly not logged: due again.
+    pub fn ungrace(&mut self, id: &TreeId) {
+        if let Some(timer) = self.coolings.get_mut(id).filter(|timer| timer.named) {
+            timer.named = false;
+            self.deadlines.insert((timer.deadline, Timed::Cooling(id.clone())));
+        }
+    }
+
+    /// This process is alive. [`Timers::due`] says so by itself.
+    ///
+    /// After a gap longer than [`GAP`] every session has its length more: renewals may have lain in our own sockets
+    /// meanwhile. Where the gap is above half its TTL, it begins anew. Coolings go on: nobody needs to be heard in them.
+    pub fn tick(&mut self, now: BootTime) {
+        let gap = self.last_tick.map_or(Duration::ZERO, |last| now.since(last));
+        self.last_tick = Some(now);
+        if gap <= GAP {
+            return;
+        }
+        let all: Vec<(SessionId, SessionTimer)> = self.sessions.iter().map(|(id, timer)| (id.clone(), timer.clone())).collect();
+        for (id, timer) in all {
+            let longer = timer.deadline.saturating_add(gap);
+            let deadline = if gap > timer.ttl / 2 { longer.max(now.elapsed.saturating_add(timer.ttl)) } else { longer };
+            self.arm_session(&id, SessionTimer { deadline, ..timer });
+        }
+    }
+
+    /// What the leader must propose now, each once.
+    pub fn due(&mut self, now: BootTime) -> Vec<Command> {
+        let Some(decided_under) = self.leading else { return Vec::new() };
+        self.tick(now);
+        let mut due = Vec::new();
+        while let Some((deadline, _)) = self.deadlines.first()
+            && *deadline <= now.elapsed
+        {
+            let Some((_, timed)) = self.deadlines.pop_first() else { break };
+            match timed {
+                Timed::Session(session) => {
+                    if let Some(timer) = self.sessions.get_mut(&session) {
+                        timer.doomed = true;
+                        due.push(Command::ExpireSession { session, decided_under });
+                    }
+                }
+                Timed::Cooling(tree) => {
+                    if let Some(timer) = self.coolings.get_mut(&tree) {
+                        timer.named = true;
+                        due.push(Command::EndGrace { tree, epoch: timer.epoch, decided_under });
+                    }
+                }
+            }
+        }
+        due
+    }
+
+    /// When something will be due, if nothing changes. To be woken by; `due` decides.
+    pub fn next_deadline(&self) -> Option<BootTime> {
+        let (elapsed, _) = self.deadlines.first()?;
+        Some(BootTime { elapsed: *elapsed, suspended: Duration::ZERO })
+    }
+
+    /// How long a session lives if no renewal comes.
+    pub fn session_remaining(&self, id: &SessionId, now: BootTime) -> Option<Duration> {
+        self.sessions.get(id).map(|timer| timer.deadline.saturating_sub(now.elapsed))
+    }
+
+    /// How long a tree still cools.
+    pub fn cooling_remaining(&self, id: &TreeId, now: BootTime) -> Option<Duration> {
+        self.coolings.get(id).map(|timer| timer.deadline.saturating_sub(now.elapsed))
+    }
+}

@@ -1,0 +1,313 @@
+//! How empty nodes become one cluster, and why a wiped one never makes a second (I7).
+//!
+//! Every node asks every listed peer who it is, until all have answered, are empty, and name the same set. Then the lowest id
+//! writes down a formation (its cluster id, each member with its address and the random id of its data directory), promises
+//! itself to it on disk, asks every other member to do the same, and only when all have promised begins the log.
+//!
+//! Promises, and the argument for each.
+//! *One cluster.* A directory promises itself once, durably, before any vote in it counts. A formation names all listed
+//! disks, and its log begins only when all of them have promised: two formations would need one disk to promise twice.
+//! *A wiped node is refused.* Its directory has another id than any formation names. Whichever peer that belongs to a
+//! formation it meets tells it so, and as long as one listed peer is silent it does not form anything; nor does a running
+//! cluster take its votes or answers ([`crate::consensus::peers`]).
+//! *Any order, any crash.* Everything is asked again until it is answered; a promise is repeated, not taken back.
+//!
+//! It does not know what the log holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::future::join_all;
+use treelease_proto::id::{ClusterId, NodeId};
+use treelease_proto::wire;
+
+use crate::consensus::Consensus;
+use crate::failure::{FailStop, Failure, Result};
+use crate::store::identity::{Formation, Identity, Member};
+
+/// Pause between two rounds of asking everybody.
+const ROUND: Duration = Duration::from_millis(200);
+/// Members that a formation may name.
+pub const MEMBERS_MAX: usize = 9;
+
+/// What a node has said about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Heard {
+    node: NodeId,
+    disk: String,
+    set: BTreeMap<NodeId, String>,
+    formation: Option<Formation>,
+}
+
+/// What follows from what was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// Not yet, and why.
+    Wait(String),
+    /// This node can never be part of what it met.
+    Refused(String),
+    /// All are empty and agree, and this node is the lowest.
+    Form(BTreeMap<NodeId, Member>),
+}
+
+/// A node's way into its cluster.
+pub struct Former {
+    dir: PathBuf,
+    identity: Mutex<Identity>,
+    /// Every node that this one lists, itself included; of a single node only itself.
+    set: BTreeMap<NodeId, String>,
+    consensus: Arc<Consensus>,
+    fail: FailStop,
+}
+
+impl Former {
+    /// For this node and the set that it was started with.
+    pub fn new(
+        dir: PathBuf,
+        identity: Identity,
+        set: BTreeMap<NodeId, String>,
+        consensus: Arc<Consensus>,
+        fail: FailStop,
+    ) -> Self {
+        Self { dir, identity: Mutex::new(identity), set, consensus, fail }
+    }
+
+    /// Who this directory belongs to, as it is now.
+    pub fn identity(&self) -> Identity {
+        self.lock().clone()
+    }
+
+    /// Log and vote are complete, and stay so.
+    pub fn initialize(&self) -> Result<()> {
+        self.lock().initialize(&self.dir)
+    }
+
+    /// Makes this node a cluster of its own.
+    pub async fn alone(&self) -> Result<()> {
+        let identity = self.identity();
+        let addr = self.set.get(&identity.node).cloned().unwrap_or_default();
+        self.consensus.form(BTreeMap::from([(identity.node, Member { addr, disk: identity.data_dir })])).await
+    }
+
+    /// Until this node belongs to a formation, and, if it is the lowest, the log has begun.
+    pub async fn together(&self) -> Result<()> {
+        let mut said = String::new();
+        let mut say = |why: String| {
+            if why != said {
+                tracing::info!("no cluster yet: {why}");
+                said = why;
+            }
+        };
+        let formation = loop {
+            if let Some(formation) = self.lock().formation.clone() {
+                break formation;
+            }
+            let heard = self.ask_all().await;
+            let identity = self.identity();
+            match decide(&identity, &self.set, &heard) {
+                Step::Wait(why) => say(why),
+                Step::Refused(why) => return Err(Failure::config(why)),
+                Step::Form(members) => {
+                    let formation = Formation { cluster: identity.cluster, members };
+                    self.accept(identity.node, formation).map_err(Failure::internal)?;
+                    continue;
+                }
+            }
+            tokio::time::sleep(ROUND).await;
+        };
+        let own = self.consensus.node();
+        if formation.members.first_key_value().is_none_or(|(lowest, _)| *lowest != own) || self.consensus.has_log() {
+            return Ok(());
+        }
+        while let Some(why) = self.missing_promise(&formation).await {
+            say(why);
+            tokio::time::sleep(ROUND).await;
+        }
+        tracing::info!(cluster = %formation.cluster, nodes = formation.members.len(), "all nodes have promised; the cluster begins");
+        self.consensus.form(formation.members).await
+    }
+
+    /// What this node says about itself.
+    pub fn hello(&self) -> wire::HelloAnswer {
+        let identity = self.identity();
+        let alone = || Formation {
+            cluster: identity.cluster.clone(),
+            members: BTreeMap::from([(identity.node, Member { addr: String::new(), disk: identity.data_dir.clone() })]),
+        };
+        // A single node is a cluster too, from its first log entry on.
+        let is_cluster = identity.initialized || self.consensus.has_log() || self.set.len() == 1;
+        let formation = identity.formation.clone().or_else(|| is_cluster.then(alone));
+        wire::HelloAnswer {
+            node: identity.node,
+            disk: identity.data_dir.clone(),
+            set: self.set.iter().map(|(id, addr)| wire::Member { id: *id, addr: addr.clone(), disk: String::new() }).collect(),
+            formation: formation.as_ref().map(to_wire),
+        }
+    }
+
+    /// The lowest node asks for this one's promise.
+    pub fn promise(&self, request: wire::PromiseRequest) -> std::result::Result<(), String> {
+        let formation = from_wire(request.formation.ok_or("it names no formation")?)?;
+        self.accept(request.node, formation)
+    }
+
+    /// Promises this directory, if it may; durable when it returns `Ok`.
+    fn accept(&self, from: NodeId, formation: Formation) -> std::result::Result<(), String> {
+        let mut identity = self.lock();
+        may_promise(&identity, &self.set, from, &formation)?;
+        if identity.formation.is_some() {
+            return Ok(());
+        }
+        if self.consensus.has_log() {
+            return Err(format!("node {} has a log already", identity.node));
+        }
+        identity.promise(&self.dir, formation.clone()).map_err(|failure| {
+            let why = failure.to_string();
+            self.fail.report(failure);
+            why
+        })?;
+        // After the disk: from now on votes in this formation count.
+        self.consensus.peers().formed(formation);
+        Ok(())
+    }
+
+    async fn ask_all(&self) -> BTreeMap<NodeId, std::result::Result<Heard, String>> {
+        let own = self.consensus.node();
+        let asks = self.set.iter().filter(|(id, _)| **id != own).map(|(id, addr)| async move {
+            let answer = self.consensus.network().hello(addr, own).await;
+            (*id, answer.and_then(understand))
+        });
+        join_all(asks).await.into_iter().collect()
+    }
+
+    /// Asks everybody; says who has not promised, and why.
+    async fn missing_promise(&self, formation: &Formation) -> Option<String> {
+        let own = self.consensus.node();
+        let asks = formation.members.iter().filter(|(id, _)| **id != own).map(|(id, member)| async move {
+            let request = wire::PromiseRequest { node: own, formation: Some(to_wire(formation)) };
+            let answer = self.consensus.network().promise(&member.addr, request).await;
+            answer.err().map(|why| format!("node {id} at {} has not promised itself: {why}", member.addr))
+        });
+        join_all(asks).await.into_iter().flatten().next()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().expect("nothing panics while it holds the identity")
+    }
+}
+
+/// Whether this directory may promise itself to that formation (again).
+fn may_promise(
+    identity: &Identity,
+    set: &BTreeMap<NodeId, String>,
+    from: NodeId,
+    formation: &Formation,
+) -> std::result::Result<(), String> {
+    let node = identity.node;
+    if let Some(promised) = &identity.formation {
+        let same = promised == formation;
+        return if same {
+            Ok(())
+        } else {
+            Err(format!("node {node} has promised itself to cluster {} already", promised.cluster))
+        };
+    }
+    if identity.initialized {
+        return Err(format!("node {node} belongs to cluster {} already", identity.cluster));
+    }
+    if formation.members.keys().next() != Some(&from) {
+        return Err(format!("node {from} asks, but only the lowest of the nodes begins a cluster"));
+    }
+    let named: BTreeMap<NodeId, String> = formation.members.iter().map(|(id, m)| (*id, m.addr.clone())).collect();
+    if named != *set {
+        return Err(format!("node {node} lists {}, the formation {}", listed(set), listed(&named)));
+    }
+    match formation.members.get(&node) {
+        Some(member) if member.disk == identity.data_dir => Ok(()),
+        _ => Err(format!("the formation names another data directory for node {node} than the one that it has")),
+    }
+}
+
+/// What follows from what was heard. Pure.
+fn decide(
+    identity: &Identity,
+    set: &BTreeMap<NodeId, String>,
+    heard: &BTreeMap<NodeId, std::result::Result<Heard, String>>,
+) -> Step {
+    let (me, disk) = (identity.node, &identity.data_dir);
+    // First of all, whatever else is missing: a cluster that does not know this directory.
+    for (id, answer) in heard {
+        if let Ok(Heard { formation: Some(formation), .. }) = answer
+            && formation.members.get(&me).is_none_or(|member| member.disk != *disk)
+        {
+            return Step::Refused(format!(
+                "node {id} belongs to cluster {}, and that cluster does not know this data directory, which is empty: a node \
+                 that has lost its data directory never comes back under the same id. Remove node {me} from the cluster and add it \
+                 under a new node id; to begin a new cluster instead, empty the data directories of all its nodes",
+                formation.cluster
+            ));
+        }
+    }
+    let mut members = BTreeMap::from([(me, Member { addr: set.get(&me).cloned().unwrap_or_default(), disk: disk.clone() })]);
+    for (id, addr) in set.iter().filter(|(id, _)| **id != me) {
+        let answer = match heard.get(id) {
+            Some(Ok(answer)) => answer,
+            Some(Err(why)) => return Step::Wait(format!("node {id} at {addr} does not answer: {why}")),
+            None => return Step::Wait(format!("node {id} at {addr} was not asked yet")),
+        };
+        if answer.node != *id {
+            return Step::Wait(format!("at {addr} is node {}, not node {id}; check --peer and --node-id", answer.node));
+        }
+        if answer.set != *set {
+            return Step::Wait(format!(
+                "node {id} lists {}, this node {}; start all nodes with the same addresses (--peer, and --advertise for a node's own)",
+                listed(&answer.set),
+                listed(set)
+            ));
+        }
+        if answer.formation.is_some() {
+            return Step::Wait(format!("node {id} has promised itself; this node will be asked next"));
+        }
+        members.insert(*id, Member { addr: addr.clone(), disk: answer.disk.clone() });
+    }
+    let disks: BTreeSet<&String> = members.values().map(|m| &m.disk).collect();
+    if disks.len() != members.len() {
+        return Step::Wait("two nodes have the same data directory: one is a copy of the other; empty one of them".into());
+    }
+    match members.first_key_value() {
+        Some((lowest, _)) if *lowest == me => Step::Form(members),
+        Some((lowest, _)) => Step::Wait(format!("all nodes are here; node {lowest} begins")),
+        None => Step::Wait("no node is listed".into()),
+    }
+}
+
+fn listed(set: &BTreeMap<NodeId, String>) -> String {
+    let each: Vec<_> = set.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
+    each.join(" ")
+}
+
+fn to_wire(formation: &Formation) -> wire::Formation {
+    let member = |(id, m): (&NodeId, &Member)| wire::Member { id: *id, addr: m.addr.clone(), disk: m.disk.clone() };
+    wire::Formation { cluster: formation.cluster.to_string(), members: formation.members.iter().map(member).collect() }
+}
+
+fn from_wire(formation: wire::Formation) -> std::result::Result<Formation, String> {
+    let cluster: ClusterId = formation.cluster.parse().map_err(|e| format!("the formation's cluster: {e}"))?;
+    if formation.members.len() > MEMBERS_MAX {
+        return Err(format!("the formation names {} members, {MEMBERS_MAX} is the most", formation.members.len()));
+    }
+    let members = formation.members.into_iter().map(|m| (m.id, Member { addr: m.addr, disk: m.disk })).collect();
+    Ok(Formation { cluster, members })
+}
+
+fn understand(answer: wire::HelloAnswer) -> std::result::Result<Heard, String> {
+    let formation = answer.formation.map(from_wire).transpose()?;
+    let set = answer.set.into_iter().map(|m| (m.id, m.addr)).collect();
+    Ok(Heard { node: answer.node, disk: answer.disk, set, formation })
+}
+
+#[cfg(test)]
+#[path = "formation_tests.rs"]
+mod tests;

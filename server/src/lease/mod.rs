@@ -1,0 +1,307 @@
+//! The replicated state: who may write which tree. Read this like the rules of a board game.
+//!
+//! One committed entry after the other goes through [`State::apply`], which answers it and says what happened. It promises I1
+//! and I2 (DESIGN 3): a tree has at most one holder, its epochs only grow, and it passes to another side only after a clean
+//! release, or after the waits and the fence that an unclean end asks for. It promises too that a refused or ignored command
+//! leaves everything as it was (except that the answer is remembered, `replay`), and that equal entries make equal states on
+//! every node: no clock, no randomness, no IO, no map without an order.
+//!
+//! It does not know the time: it holds lengths, and the leader's timers (`crate::expiry`) say when one has passed, by a command
+//! that carries their leadership. It does not know who is calling either: names come checked from the api.
+//!
+//! | file | is |
+//! |---|---|
+//! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
+//! | `acquire`, `ending` | how a lease begins, how it ends |
+//! | `queue` | who waits, in which order |
+//! | `session` | sessions, and the proof by which a restarted daemon goes on |
+//! | `registry` | trees, roots, policy |
+//! | `history`, `replay` | the audit ring; a retry does nothing twice |
+//! | `status` | the state as others see it |
+//! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
+
+mod acquire;
+mod ending;
+mod history;
+pub mod invariant;
+mod queue;
+mod registry;
+mod replay;
+mod session;
+mod status;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use treelease_proto::command::{Answer, Command, Event, Leadership, Proposal};
+use treelease_proto::id::{ClusterId, NodeId, RootId, SessionId, SideName, TreeId, TreeName};
+use treelease_proto::refusal::{Code, Refusal};
+use treelease_proto::time::{Ttl, WallTime};
+
+use history::{Context, Histories};
+use replay::Replay;
+
+pub use session::Session;
+pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
+
+/// Most trees: a snapshot of so many still fits into memory several times over.
+pub const MAX_TREES: usize = 100_000;
+/// Most sessions, one per side: at TTL/5 each, what one leader can confirm.
+pub const MAX_SESSIONS: usize = 10_000;
+/// Most waiters of one tree: more sides than share one directory.
+pub const MAX_WAITERS: usize = 256;
+/// Most events kept of one tree: some months of an ordinary one.
+pub const HISTORY_MAX: usize = 1_000;
+/// Most answers kept for retries: minutes of a busy server, where a retry comes within seconds.
+pub const REPLAY_MAX: usize = 4_096;
+/// Longest text of a person's (note, reason, host, actor), in characters; longer ones are cut.
+pub const TEXT_MAX: usize = treelease_proto::convert::TEXT_MAX;
+/// Most files that a surrender's history entry names.
+pub const FILES_SHOWN: usize = 20;
+
+/// One command of a committed entry. `index` is the entry's log index: several commands of one batch share it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// In the log.
+    pub index: u64,
+    /// What is asked, by whom.
+    pub proposal: Proposal,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// For who asked.
+    pub answer: Answer,
+    /// For watchers, in order; they are in the history too.
+    pub events: Vec<Event>,
+}
+
+/// Everything that the nodes agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct State {
+    cluster: Option<ClusterId>,
+    ttl_min: Ttl,
+    ttl_max: Ttl,
+    leadership: Option<(Leadership, NodeId)>,
+    revision: u64,
+    trees: BTreeMap<TreeId, Tree>,
+    /// Index: the tree of each name.
+    names: BTreeMap<TreeName, TreeId>,
+    /// Index: the tree of each root.
+    roots: BTreeMap<RootId, TreeId>,
+    sessions: BTreeMap<SessionId, Session>,
+    /// Index: the one session of each side.
+    sides: BTreeMap<SideName, SessionId>,
+    /// Index: the trees that are cooling, so that the leader's timers need not look at all trees.
+    cooling: BTreeSet<TreeId>,
+    /// One more whenever something changes that a leader times: a session, its TTL, its incarnation, a cooling.
+    timed: u64,
+    history: Histories,
+    replay: Replay,
+    /// A rule left out on purpose, so that tests can show that they would notice.
+    #[cfg(test)]
+    #[serde(skip)]
+    fault: tests::Fault,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// Nothing: no cluster, no trees.
+    pub fn new() -> Self {
+        Self {
+            cluster: None,
+            ttl_min: Ttl::MIN,
+            ttl_max: Ttl::MAX,
+            leadership: None,
+            revision: 0,
+            trees: BTreeMap::new(),
+            names: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            cooling: BTreeSet::new(),
+            timed: 0,
+            history: Histories::default(),
+            replay: Replay::default(),
+            #[cfg(test)]
+            fault: tests::Fault::default(),
+        }
+    }
+
+    /// Carries out one committed command. Total: every command has an answer.
+    pub fn apply(&mut self, entry: &Entry) -> Applied {
+        let Proposal { request_key, actor, at, command } = &entry.proposal;
+        // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
+        let replayed = !matches!(command, Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndGrace { .. });
+        if replayed && let Some(answer) = self.replay.get(request_key) {
+            return Applied { answer: answer.clone(), events: Vec::new() };
+        }
+        if self.cluster.is_none() && !matches!(command, Command::Lead { .. } | Command::Found { .. }) {
+            // Not remembered: the same request may be right a moment later.
+            let why = "this server is not founded yet: it has no cluster id; try again in a moment";
+            return Applied { answer: refuse(Code::Internal, why), events: Vec::new() };
+        }
+        let touched = self.touched_by(command);
+        #[cfg(debug_assertions)]
+        let before: Vec<Option<Tree>> = touched.iter().map(|id| self.trees.get(id).cloned()).collect();
+
+        let mut context = Context::new(actor, *at);
+        let answer = self.carry_out(entry.index, command, &mut context);
+        for tree in &touched {
+            self.settle(tree, &mut context);
+        }
+        let mut events = context.into_events();
+        for event in &mut events {
+            self.revision += 1;
+            event.revision = self.revision;
+            self.history.add(event.clone());
+        }
+        if replayed && self.cluster.is_some() {
+            self.replay.keep(request_key.clone(), answer.clone());
+        }
+
+        #[cfg(debug_assertions)]
+        self.assert_invariants(command, &touched, &before);
+        Applied { answer, events }
+    }
+
+    fn carry_out(&mut self, index: u64, command: &Command, context: &mut Context) -> Answer {
+        match command {
+            Command::Lead { node } => self.lead(Leadership(index), *node),
+            Command::Found { cluster, ttl_min, ttl_max } => self.found(cluster, *ttl_min, *ttl_max),
+            Command::OpenSession(open) => self.open_session(open, context),
+            Command::CloseSession { session } => self.close_session(session, context),
+            Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
+            Command::Acquire(acquire) => self.acquire(acquire, context),
+            Command::Cancel { tree, session } => self.cancel(tree, session, context),
+            Command::Decline { lease, for_ms, note } => self.decline(lease, *for_ms, note, context),
+            Command::Rest { lease, number } => self.rest(lease, *number, context),
+            Command::Active { lease, number, marker_locked } => self.active(lease, *number, *marker_locked, context),
+            Command::Release(release) => self.release(release, context),
+            Command::GiveBack { lease, reason } => self.give_back(lease, reason, context),
+            Command::Surrender { lease, reason, files } => self.surrender(lease, reason, files, context),
+            Command::Break { tree, epoch, reason } => self.break_lease(tree, *epoch, reason, context),
+            Command::GateClosed(lease) => self.gate_closed(lease, context),
+            Command::EndGrace { tree, epoch, decided_under } => self.end_grace(tree, *epoch, *decided_under, context),
+            Command::FenceConfirm { tree, epoch, reason } => self.fence_confirm(tree, *epoch, reason, context),
+            Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
+            Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
+            Command::AddRoot { tree, root } => self.add_root(tree, root, context),
+            Command::Takeover { name, tree, root, reason, from_cluster, above } => {
+                let new = registry::NewTree { name, tree, root: Some(root) };
+                self.takeover(new, reason, from_cluster, *above, context)
+            }
+            Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
+        }
+    }
+
+    /// A leadership begins. Its number only grows, so that a decision of an earlier one is never taken for the present one's.
+    fn lead(&mut self, number: Leadership, node: NodeId) -> Answer {
+        if self.leadership.is_some_and(|(current, _)| number <= current) {
+            return ignore("a later leadership has begun");
+        }
+        self.leadership = Some((number, node));
+        Answer::Done
+    }
+
+    fn found(&mut self, cluster: &ClusterId, ttl_min: Ttl, ttl_max: Ttl) -> Answer {
+        match &self.cluster {
+            Some(ours) if ours == cluster => return Answer::Done,
+            Some(ours) => return refuse(Code::Config, format!("this is cluster {ours} already, not {cluster}")),
+            None => {}
+        }
+        if ttl_min < Ttl::MIN || ttl_max > Ttl::MAX || ttl_min > ttl_max {
+            return refuse(Code::Config, "the limits of the time to live must lie within 2s and 1h, the lower one first");
+        }
+        self.cluster = Some(cluster.clone());
+        (self.ttl_min, self.ttl_max) = (ttl_min, ttl_max);
+        Answer::Done
+    }
+
+    /// Whether a decision of that leadership still counts (I3, I5).
+    fn leads(&self, decided_under: Leadership) -> bool {
+        self.leadership.is_some_and(|(current, _)| current == decided_under)
+    }
+
+    /// The trees that a command can change: what to settle and to check afterwards.
+    fn touched_by(&self, command: &Command) -> Vec<TreeId> {
+        match command {
+            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) => Vec::new(),
+            Command::CloseSession { session } | Command::ExpireSession { session, .. } => match self.sessions.get(session) {
+                Some(session) => session.held.union(&session.waiting).cloned().collect(),
+                None => Vec::new(),
+            },
+            Command::Acquire(acquire) => vec![acquire.tree.clone()],
+            Command::Release(release) => vec![release.lease.tree.clone()],
+            Command::GateClosed(lease)
+            | Command::GiveBack { lease, .. }
+            | Command::Surrender { lease, .. }
+            | Command::Rest { lease, .. }
+            | Command::Active { lease, .. }
+            | Command::Decline { lease, .. }
+            | Command::Report { lease, .. } => vec![lease.tree.clone()],
+            Command::EndGrace { tree, .. }
+            | Command::Cancel { tree, .. }
+            | Command::Break { tree, .. }
+            | Command::FenceConfirm { tree, .. }
+            | Command::AddTree { tree, .. }
+            | Command::SetPolicy { tree, .. }
+            | Command::AddRoot { tree, .. }
+            | Command::Takeover { tree, .. } => vec![tree.clone()],
+        }
+    }
+
+    /// I1 and I2 after every command. A state of more than a test's size is checked only where it changed.
+    #[cfg(debug_assertions)]
+    fn assert_invariants(&self, command: &Command, touched: &[TreeId], before: &[Option<Tree>]) {
+        const SMALL: usize = 64;
+        #[cfg(test)]
+        if self.fault != tests::Fault::None {
+            return;
+        }
+        for (id, before) in touched.iter().zip(before) {
+            let (Some(before), Some(after)) = (before, self.trees.get(id)) else { continue };
+            assert_eq!(invariant::check_step(before, after, command, self.leadership), Ok(()), "{command:?}");
+            assert_eq!(invariant::check_tree(self, id), Ok(()), "{command:?}");
+        }
+        if self.trees.len() + self.sessions.len() <= SMALL {
+            assert_eq!(invariant::check(self), Ok(()), "{command:?}");
+        }
+    }
+}
+
+/// The first [`TEXT_MAX`] characters.
+fn cut(s: &str) -> String {
+    match s.char_indices().nth(TEXT_MAX) {
+        Some((at, _)) => s[..at].to_owned(),
+        None => s.to_owned(),
+    }
+}
+
+/// Whole milliseconds, as the log keeps it: the leader applies its entry from memory, a restarted node from disk.
+fn to_millis(at: WallTime) -> WallTime {
+    WallTime::parse(&at.to_string())
+}
+
+fn refuse(code: Code, message: impl Into<String>) -> Answer {
+    Answer::Refused(Refusal::new(code, message))
+}
+
+fn ignore(why: impl Into<String>) -> Answer {
+    Answer::Ignored { why: why.into() }
+}
+
+fn no_such_tree(id: &TreeId) -> Answer {
+    refuse(Code::NotFound, format!("there is no tree with the id {id}; `treelease tree list` shows those there are"))
+}
+
+const _: () = assert!(TEXT_MAX >= 500 && HISTORY_MAX > 0 && REPLAY_MAX > 0);

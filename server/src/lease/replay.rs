@@ -1,0 +1,48 @@
+//! Answers by request key, so that a retry after a lost answer does nothing twice.
+//!
+//! It promises that the newest [`REPLAY_MAX`] keys are known. An older one is carried out again; that is safe, because every
+//! command that ends, moves or vouches for a lease names its epoch, and only costs a second history entry.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use treelease_proto::command::Answer;
+use treelease_proto::id::RequestKey;
+
+use super::REPLAY_MAX;
+
+/// The newest answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Replay {
+    answers: BTreeMap<RequestKey, Answer>,
+    /// The keys, oldest first.
+    order: VecDeque<RequestKey>,
+}
+
+impl Replay {
+    pub(super) fn get(&self, key: &RequestKey) -> Option<&Answer> {
+        self.answers.get(key)
+    }
+
+    /// Remembers an answer. The key is new: `apply` has looked.
+    pub(super) fn keep(&mut self, key: RequestKey, answer: Answer) {
+        if self.order.len() == REPLAY_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.answers.remove(&oldest);
+        }
+        self.order.push_back(key.clone());
+        self.answers.insert(key, answer);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        debug_assert_eq!(self.answers.len(), self.order.len());
+        self.order.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

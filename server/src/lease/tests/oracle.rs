@@ -1,0 +1,243 @@
+//! A second opinion on I1 and I2, written from the outside: it sees the commands, the answers and the read model, and keeps
+//! book of who could still write. It shares no code and no state with the transitions.
+//!
+//! Its question at every grant is the one that a user would ask: *can anybody else's write still arrive now?* A write can
+//! arrive while a gate may be open, while a gate may only just have shut (grace), and while pages may be unconfirmed.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use treelease_proto::policy::Fence;
+
+/// Where somebody writes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Writer {
+    session: SessionId,
+    side: SideName,
+    place: Option<Place>,
+}
+
+/// What a lease that ended without its holder's word may still do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Danger {
+    writer: Option<Writer>,
+    gate_may_be_open: bool,
+    grace_is_over: bool,
+    pages_may_come: bool,
+    expired: bool,
+    /// The least that must be waited for, by the TTL and the policy of its beginning.
+    least: Duration,
+}
+
+/// The book of one tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+struct Book {
+    epoch: u64,
+    run_start: u64,
+    holder: Option<Writer>,
+    at_rest: bool,
+    danger: Option<Danger>,
+    /// The holder came back after an expiry: what it wrote before may be unconfirmed.
+    unsettled: bool,
+    /// Who wrote last, and whether that row of grants may go on.
+    last: Option<(Writer, bool)>,
+    /// From where each waiter said that it writes.
+    wished: BTreeMap<SessionId, Option<Place>>,
+}
+
+/// The books of all trees.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Oracle(BTreeMap<TreeId, Book>);
+
+impl Oracle {
+    /// Without the numbers that only grow, so that equal situations are equal (for the walk, which forgets them in a copy).
+    pub(super) fn forget_numbers(&mut self) {
+        for book in self.0.values_mut() {
+            book.run_start = 0;
+            book.epoch = 0;
+        }
+    }
+
+    /// What one command did; the complaint if it must not have.
+    pub(super) fn watch(&mut self, before: &State, command: &Command, answer: &Answer, after: &State) -> Result<(), String> {
+        for (id, _) in after.trees() {
+            let now = after.tree_status(id).unwrap();
+            let was = before.tree_status(id);
+            let book = self.0.entry(id.clone()).or_insert_with(|| Book::begins(&now, command, after));
+            book.command(id, command, answer, was.as_ref(), before)?;
+            book.look(id, command, &now).map_err(|e| format!("{}: {e}; {command:?} -> {answer:?}", now.name))?;
+        }
+        Ok(())
+    }
+}
+
+impl Book {
+    fn begins(now: &TreeStatus, command: &Command, state: &State) -> Self {
+        let taken = matches!(command, Command::Takeover { .. });
+        let danger = Danger {
+            writer: None,
+            gate_may_be_open: true,
+            grace_is_over: false,
+            pages_may_come: true,
+            expired: false,
+            least: state.limits().1.get() + now.policy.grace,
+        };
+        Self { epoch: now.epoch.get(), run_start: now.run_start.0.get(), danger: taken.then_some(danger), ..Self::default() }
+    }
+
+    /// What an acknowledged command tells.
+    fn command(
+        &mut self,
+        id: &TreeId,
+        command: &Command,
+        answer: &Answer,
+        was: Option<&TreeStatus>,
+        before: &State,
+    ) -> Result<(), String> {
+        let done = *answer == Answer::Done;
+        let grace = was.map_or(GRACE, |was| was.policy.grace);
+        match command {
+            Command::Acquire(a) if a.tree == *id => match answer {
+                Answer::Granted(_) if self.holder.as_ref().is_some_and(|h| h.session == a.session) => {
+                    let holder = self.holder.as_mut().unwrap();
+                    if a.place.is_some() && a.place != holder.place {
+                        holder.place = None;
+                        self.last = Some((holder.clone(), true));
+                    }
+                }
+                Answer::Granted(_) | Answer::Queued { .. } => {
+                    self.wished.insert(a.session.clone(), a.place.clone());
+                }
+                _ => {}
+            },
+            Command::Cancel { tree, session } if done && tree == id => {
+                self.wished.remove(session);
+            }
+            Command::CloseSession { session } if done => {
+                self.wished.remove(session);
+            }
+            // The gate never opened, but what was written before the expiry is as unconfirmed as it was, unless `rest` was said since.
+            Command::GiveBack { lease, .. } if done && lease.tree == *id && self.unsettled => {
+                self.must_hold(lease)?;
+                self.ends(false, true, !self.at_rest, grace);
+            }
+            Command::Release(Release { lease, .. }) | Command::GiveBack { lease, .. } if done && lease.tree == *id => {
+                self.must_hold(lease)?;
+                self.holder = None;
+            }
+            Command::Surrender { lease, .. } if done && lease.tree == *id => {
+                self.must_hold(lease)?;
+                self.ends(false, false, true, grace);
+            }
+            Command::Break { tree, .. } if done && tree == id => {
+                let ttl = self.holder.as_ref().and_then(|h| before.session(&h.session)).ok_or("broken, and nobody had it")?.ttl();
+                self.ends(true, false, !self.at_rest, ttl.get() + grace);
+            }
+            Command::ExpireSession { session, .. } if done => {
+                self.wished.remove(session);
+                if self.holder.as_ref().is_some_and(|h| h.session == *session) {
+                    self.ends(false, true, !self.at_rest, grace);
+                }
+            }
+            Command::GateClosed(lease) if done && lease.tree == *id => {
+                let danger = self.danger.as_mut().ok_or("a gate closed that nobody waited for")?;
+                if danger.writer.as_ref().is_none_or(|w| w.session != lease.session) {
+                    return Err("somebody else's gate".into());
+                }
+                danger.gate_may_be_open = false;
+                danger.least = grace;
+            }
+            Command::EndGrace { tree, .. } if done && tree == id => {
+                let danger = self.danger.as_mut().ok_or("a grace ended where none was")?;
+                let was = was.ok_or("a tree that was not there")?;
+                let length = before.coolings().find(|(t, ..)| t == id).map(|(.., length)| length).unwrap_or_default();
+                if length < danger.least {
+                    return Err(format!("I2: waited {length:?}, less than {:?}", danger.least));
+                }
+                danger.gate_may_be_open = false;
+                danger.grace_is_over = true;
+                if was.policy.fence == Fence::None {
+                    danger.pages_may_come = false;
+                }
+            }
+            // Somebody vouched.
+            Command::FenceConfirm { tree, .. } if done && tree == id => self.danger = None,
+            Command::Rest { lease, .. } if done && lease.tree == *id => {
+                self.must_hold(lease)?;
+                self.at_rest = true;
+            }
+            Command::Active { lease, .. } if done && lease.tree == *id => {
+                self.must_hold(lease)?;
+                self.at_rest = false;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn must_hold(&self, lease: &LeaseRef) -> Result<(), String> {
+        let holds = self.holder.as_ref().is_some_and(|h| h.session == lease.session) && self.epoch == lease.epoch.get();
+        if holds { Ok(()) } else { Err("a word about a lease that is not current was taken".into()) }
+    }
+
+    fn ends(&mut self, gate_may_be_open: bool, expired: bool, pages_may_come: bool, least: Duration) {
+        let writer = self.holder.take();
+        if !expired && let Some((_, goes_on)) = &mut self.last {
+            *goes_on = false;
+        }
+        self.danger = Some(Danger { writer, gate_may_be_open, grace_is_over: false, pages_may_come, expired, least });
+    }
+
+    /// Compares the read model with the book, and judges a grant.
+    fn look(&mut self, id: &TreeId, command: &Command, now: &TreeStatus) -> Result<(), String> {
+        let epoch = now.epoch.get();
+        let new = self.is_new(now);
+        if !new {
+            if now.holder.is_none() != self.holder.is_none() {
+                return Err(format!("the holder is {:?}, the book says {:?}", now.holder, self.holder));
+            }
+            if epoch != self.epoch || now.run_start.0.get() != self.run_start {
+                return Err("an epoch or a run start moved without a grant".into());
+            }
+            return Ok(());
+        }
+        let holder = now.holder.as_ref().unwrap();
+        if self.holder.is_some() {
+            return Err(format!("I1: granted to {} while {:?} has it", holder.side, self.holder));
+        }
+        if epoch != self.epoch + 1 {
+            return Err(format!("I1: epoch {} after {}", epoch, self.epoch));
+        }
+        let place = self.wished.remove(&holder.session).flatten();
+        let writer = Writer { session: holder.session.clone(), side: holder.side.clone(), place };
+        let same = |old: &Writer| old.side == writer.side && old.place.is_some() && old.place == writer.place;
+        self.unsettled = false;
+        if let Some(danger) = self.danger.take() {
+            let nothing_comes = !danger.gate_may_be_open && danger.grace_is_over && !danger.pages_may_come;
+            let own_return = danger.expired
+                && danger.writer.as_ref().is_some_and(same)
+                && matches!(command, Command::Acquire(a) if a.tree == *id && a.session == writer.session);
+            if !nothing_comes && !own_return {
+                return Err(format!("I2: granted to {} while {danger:?}", writer.side));
+            }
+            self.unsettled = !nothing_comes;
+        }
+        let start = now.run_start.0.get();
+        let goes_on = self.last.as_ref().is_some_and(|(old, open)| *open && same(old));
+        if start != epoch && !(goes_on && start == self.run_start) {
+            return Err(format!("I6: run start {start} kept after {:?}", self.last));
+        }
+        (self.epoch, self.run_start, self.at_rest) = (epoch, start, false);
+        self.last = Some((writer.clone(), true));
+        self.holder = Some(writer);
+        Ok(())
+    }
+
+    fn is_new(&self, now: &TreeStatus) -> bool {
+        match (&now.holder, &self.holder) {
+            (Some(now), Some(book)) => now.session != book.session || now.epoch.get() != self.epoch,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The one OS thread, `raft-log`, that writes to the backend.
+//!
+//! Promises: changes reach the disk in the order in which they were given, one after the other (votes and entries may not
+//! change places, I7); each caller's word comes only when its change is durable. The first error, or panic, of the backend
+//! is the last thing that the backend does: it is reported as final, and everything after it fails. It does not know what
+//! is written.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{Backend, WriteSet};
+use crate::failure::{FailStop, Failure};
+
+/// Changes that wait for the disk. The log waits for all but purges before it gives the next, so this is never reached.
+const WAITING_MAX: usize = 1024;
+
+/// What is called when a change is durable, or has failed.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+enum Job {
+    Commit(WriteSet, Done),
+    Stop,
+}
+
+/// The way to the thread.
+pub struct Writer {
+    jobs: SyncSender<Job>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Starts the thread; it owns the backend from now on.
+    pub fn start(backend: impl Backend, fail: FailStop) -> io::Result<Self> {
+        let (jobs, inbox) = sync_channel::<Job>(WAITING_MAX);
+        let mut backend = Some(backend);
+        let work = move || {
+            while let Ok(Job::Commit(change, done)) = inbox.recv() {
+                let result = match backend.as_mut() {
+                    Some(open) => commit(open, &change),
+                    None => Err(io::Error::other("the store has failed before")),
+                };
+                if let (Err(e), Some(_)) = (&result, &backend) {
+                    fail.report(Failure::storage(format!(
+                        "writing to the data directory failed: {e}. The node stops, since it cannot know what is on disk; \
+                         check the disk (space, errors in the kernel's log) and start it again"
+                    )));
+                    backend = None;
+                }
+                done(result);
+            }
+        };
+        let thread = std::thread::Builder::new().name("raft-log".into()).spawn(work)?;
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Gives a change to the thread. `done` is called from there; never if the thread has stopped, then it is dropped.
+    pub fn commit(&self, change: WriteSet, done: Done) {
+        if let Err(std::sync::mpsc::SendError(Job::Commit(_, done))) = self.jobs.send(Job::Commit(change, done)) {
+            done(Err(io::Error::other("the store is closed")));
+        }
+    }
+
+    /// Waits until everything given before is on disk and the backend is closed. Blocks.
+    pub fn stop(&self) {
+        // A thread that has ended already has closed its inbox: nothing to tell it.
+        let _ = self.jobs.send(Job::Stop);
+        if let Some(thread) = self.thread.lock().expect("only taken here").take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread raft-log ended with a panic");
+        }
+    }
+}
+
+fn commit(backend: &mut impl Backend, change: &WriteSet) -> io::Result<()> {
+    catch_unwind(AssertUnwindSafe(|| backend.commit(change)))
+        .unwrap_or_else(|_| Err(io::Error::other("the store's backend panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Counts, Loaded};
+    use super::*;
+    use std::sync::{Arc, mpsc};
+    use treelease_proto::refusal::Code;
+
+    struct Failing(u32);
+
+    impl Backend for Failing {
+        fn commit(&mut self, _: &WriteSet) -> io::Result<()> {
+            self.0 += 1;
+            match self.0 {
+                1 => Ok(()),
+                2 => panic!("as sled may"),
+                _ => unreachable!("a backend that panicked is not asked again"),
+            }
+        }
+        fn load(&mut self) -> io::Result<Loaded> {
+            Ok(Loaded::default())
+        }
+        fn counts(&self) -> Arc<Counts> {
+            Arc::default()
+        }
+    }
+
+    #[test]
+    fn the_first_failure_of_the_backend_is_final() {
+        let fail = FailStop::new();
+        let writer = Writer::start(Failing(0), fail.clone()).unwrap();
+        let (tx, rx) = mpsc::channel();
+        for _ in 0..3 {
+            let tx = tx.clone();
+            writer.commit(WriteSet::default(), Box::new(move |r| tx.send(r.is_ok()).unwrap()));
+        }
+        writer.stop();
+        assert_eq!(rx.try_iter().collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(fail.failed().unwrap().code, Code::Storage);
+    }
+}

@@ -1,0 +1,201 @@
+//! The real process: its exit codes, its end by SIGTERM, and I7: kill -9 after acknowledged commands loses none of them.
+
+mod common;
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command as Program, Stdio};
+use std::time::Duration;
+
+use common::{Caller, until};
+use treelease_proto::command::{Answer, Command};
+use treelease_proto::id::{SessionId, TreeId};
+
+const TTL: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn kill_9_loses_no_acknowledged_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged: Vec<String> = Vec::new();
+    let mut session: Option<SessionId> = None;
+    for round in 0..20u64 {
+        let server = Server::start(dir.path(), &[]).await;
+        let caller = Caller::new(&server.address);
+        let known: Vec<String> = caller.status().await.trees.into_iter().map(|t| t.name).collect();
+        for name in &acknowledged {
+            assert!(known.contains(name), "round {round}: {name} was acknowledged and is lost");
+        }
+        let session = match &session {
+            Some(session) => session.clone(),
+            None => session.insert(caller.open("workstation", TTL).await).clone(),
+        };
+        assert!(caller.renew(&session, round + 1, 0).await.alive, "round {round}: the session was acknowledged and is lost");
+
+        // Four callers at once; the process is killed while they are at it, at another moment in each round.
+        let (said, mut heard) = tokio::sync::mpsc::channel(1_000);
+        for n in 0..4 {
+            let (caller, said) = (caller.clone(), said.clone());
+            tokio::spawn(async move {
+                for i in 0.. {
+                    let name = format!("r{round}-{n}-{i}");
+                    let add =
+                        Command::AddTree { name: name.parse().unwrap(), tree: TreeId::random(), policy: vec![], root: None };
+                    match caller.try_command(&add).await {
+                        Ok(Answer::TreeAdded { .. }) => drop(said.send(name).await),
+                        Ok(other) => panic!("{other:?}"),
+                        Err(_) => return,
+                    }
+                }
+            });
+        }
+        drop(said);
+        for _ in 0..(5 + round * 7) {
+            acknowledged.push(heard.recv().await.expect("the server answers"));
+        }
+        server.kill_9();
+        while let Some(name) = heard.recv().await {
+            acknowledged.push(name);
+        }
+    }
+    assert!(acknowledged.len() >= 1_000, "{}", acknowledged.len());
+}
+
+#[tokio::test]
+async fn sigterm_ends_the_process_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[]).await;
+    let caller = Caller::new(&server.address);
+    let _watch = caller.watch(0, &[]).await;
+    server.signal(rustix::process::Signal::TERM);
+    let (code, _) = end(&mut server.child).await;
+    assert_eq!(code, 0);
+    assert!(!dir.path().join("address").exists());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_73_and_leaves_the_directory_empty_of_a_node() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (code, said) = run(dir.path(), &["--insecure", "--listen", &taken.local_addr().unwrap().to_string()]).await;
+    assert_eq!(code, 73, "{said}");
+    assert!(said.contains("--listen"), "{said}");
+    assert!(!dir.path().join("identity").exists());
+}
+
+#[tokio::test]
+async fn a_data_directory_in_use_is_73() {
+    let dir = tempfile::tempdir().unwrap();
+    let _server = Server::start(dir.path(), &[]).await;
+    let (code, said) = run(dir.path(), &["--insecure", "--listen", "127.0.0.1:0"]).await;
+    assert_eq!(code, 73, "{said}");
+    assert!(said.contains("lock"), "{said}");
+}
+
+#[tokio::test]
+async fn a_damaged_data_directory_is_74_and_says_what_to_do() {
+    for damage in DAMAGES {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start(dir.path(), &[]).await;
+        Caller::new(&server.address).add_tree("dev").await;
+        server.kill_9();
+        (damage.1)(dir.path());
+        let (code, said) = run(dir.path(), &["--insecure", "--listen", "127.0.0.1:0"]).await;
+        assert_eq!(code, 74, "{}: {said}", damage.0);
+        assert!(said.contains("backup"), "{}: {said}", damage.0);
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_is_2_and_a_wrong_configuration_78() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(dir.path(), &[]).await.0, 78, "without --insecure");
+    assert_eq!(run(dir.path(), &["--insecure", "--listen", "0.0.0.0:0"]).await.0, 78);
+    assert_eq!(run(dir.path(), &["--nonsense"]).await.0, 2);
+    let config = dir.path().join("server.toml");
+    std::fs::write(&config, "insecure = true\n\nport = 1\n").unwrap();
+    let (code, said) = run(dir.path(), &["--config", config.to_str().unwrap()]).await;
+    assert_eq!(code, 78);
+    assert!(said.contains("server.toml:3") && said.contains("`port`"), "{said}");
+}
+
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGES: [Damage; 6] = [
+    ("no log", |dir| std::fs::remove_dir_all(dir.join("log")).unwrap()),
+    ("no identity", |dir| std::fs::remove_file(dir.join("identity")).unwrap()),
+    ("a wrong identity", |dir| std::fs::write(dir.join("identity"), b"nothing").unwrap()),
+    ("an empty database", |dir| std::fs::write(dir.join("log/db"), b"").unwrap()),
+    ("noise in the database", |dir| {
+        let mut bytes = std::fs::read(dir.join("log/db")).unwrap();
+        for byte in &mut bytes {
+            *byte ^= 0x5a;
+        }
+        std::fs::write(dir.join("log/db"), bytes).unwrap();
+    }),
+    ("noise in the database's settings", |dir| std::fs::write(dir.join("log/conf"), b"\x00\x01nothing").unwrap()),
+];
+
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    async fn start(dir: &Path, args: &[&str]) -> Self {
+        // A killed process leaves its address behind: this one's must be a new file.
+        let address_file = dir.join("address");
+        let _ = std::fs::remove_file(&address_file);
+        let child = program(dir).args(["--insecure", "--listen", "127.0.0.1:0"]).args(args).spawn().unwrap();
+        let file = &address_file;
+        until("the server serves", || async move { file.exists() }).await;
+        let address = std::fs::read_to_string(address_file).unwrap().trim().to_owned();
+        Self { child, address }
+    }
+
+    fn kill_9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Only this child, and only if it still runs.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program(dir: &Path) -> Program {
+    let mut program = Program::new(env!("CARGO_BIN_EXE_treelease-server"));
+    program.args(["--node-id", "1", "--data-dir"]).arg(dir).env("TREELEASE_LOG", "warn");
+    program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    program
+}
+
+async fn run(dir: &Path, args: &[&str]) -> (i32, String) {
+    end(&mut program(dir).args(args).spawn().unwrap()).await
+}
+
+async fn end(child: &mut Child) -> (i32, String) {
+    let mut status = None;
+    for _ in 0..3_000 {
+        status = child.try_wait().unwrap();
+        if status.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let Some(status) = status else {
+        child.kill().unwrap();
+        panic!("the process does not end");
+    };
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (status.code().unwrap_or(-1), said)
+}

@@ -1,0 +1,78 @@
+//! A node that was away so long that the log does not reach back to it any more is brought up by a snapshot.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Caller, until};
+use treelease_proto::id::NodeId;
+use treelease_server::config::Config;
+use treelease_server::node::Node;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_missed_what_was_purged_gets_a_snapshot_and_goes_on_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = addresses();
+    let start = |id: NodeId| Node::start(config(dir.path(), id, &set));
+    let (one, two, three) = tokio::join!(start(1), start(2), start(3));
+    let (one, two, three) = (one.unwrap(), two.unwrap(), three.unwrap());
+    assert!(one.cluster() == two.cluster() && two.cluster() == three.cluster());
+    let caller = Caller::new(one.address());
+    caller.open("workstation", Duration::from_secs(60)).await;
+    three.stop().await;
+    for n in 0..150 {
+        let name = format!("tree-{n}");
+        let (caller, name) = (&caller, &name);
+        // An election may be under way, if the node that was stopped led.
+        until("the tree is added", || async move {
+            caller.try_status().await.is_ok_and(|s| s.trees.iter().any(|t| t.name == *name))
+                || caller.try_command(&common_add(name)).await.is_ok()
+        })
+        .await;
+    }
+    let snapshots = |id: u64| std::fs::read_dir(dir.path().join(format!("{id}/snapshots"))).unwrap().count();
+    until("those that run have a snapshot", || async { snapshots(1) == 1 && snapshots(2) == 1 }).await;
+    assert_eq!(snapshots(3), 0);
+    let three = start(3).await.unwrap();
+    let back = Caller::new(three.address());
+    let caught_up = &back;
+    until("the third has all trees", || async move {
+        caught_up.try_status().await.is_ok_and(|s| s.quorum && s.trees.len() == 150 && s.sessions.len() == 1)
+    })
+    .await;
+    assert_eq!(snapshots(3), 1, "it came as a snapshot: the log did not reach back");
+    back.add_tree("after").await;
+    until("all go on together", || async { caller.status().await.trees.len() == 151 }).await;
+    for node in [one, two, three] {
+        node.stop().await;
+    }
+}
+
+fn common_add(name: &str) -> treelease_proto::command::Command {
+    let tree = treelease_proto::id::TreeId::random();
+    treelease_proto::command::Command::AddTree { name: name.parse().unwrap(), tree, policy: vec![], root: None }
+}
+
+fn config(dir: &Path, id: NodeId, set: &BTreeMap<NodeId, String>) -> Config {
+    let mut config = Config::alone(&dir.join(id.to_string()));
+    config.node_id = id;
+    config.listen = vec![set[&id].parse().unwrap()];
+    config.advertise = Some(set[&id].clone());
+    config.peers = set.iter().filter(|(other, _)| **other != id).map(|(id, addr)| (*id, addr.clone())).collect();
+    config.pace.heartbeat = Duration::from_millis(100);
+    config.pace.election_min = Duration::from_millis(500);
+    config.pace.election_max = Duration::from_millis(900);
+    (config.pace.snapshot_after, config.pace.log_kept) = (40, 5);
+    config
+}
+
+/// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
+fn addresses() -> BTreeMap<NodeId, String> {
+    let start = std::process::id().wrapping_mul(43);
+    let ports = (0..18_000u32).map(|n| 12_000 + (start.wrapping_add(n) % 18_000) as u16);
+    let free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(3).collect::<Vec<_>>();
+    free.iter().zip(1..).map(|(listener, id)| (id, listener.local_addr().unwrap().to_string())).collect()
+}
