@@ -1,0 +1,478 @@
+//! Calls to lease servers: which endpoint, how often, with what limit. The only module that names tonic's client for them.
+//!
+//! # Promises
+//!
+//! A change is sent again only under the same request key, so a retry after a lost answer does nothing twice. A change that
+//! may have reached a server and brought no answer is [`CallError::Unknown`], never `Unreachable`: only a connection that was
+//! never made proves that nothing happened. A renewal is never sent again by itself: its number and send time belong together
+//! (I4), and [`crate::session`] decides when the next one goes out. An answer of another cluster is refused (I8).
+//!
+//! # Does not know
+//!
+//! What an answer means, and when to renew.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+
+use crate::session::{Answered, Renewal};
+use crate::words::command::{Answer, Command, Event, HeldPair};
+use crate::words::convert::BadMessage;
+use crate::words::id::{ClusterId, RequestKey, TreeId};
+use crate::words::refusal::{Code, Refusal};
+use crate::words::time::Ttl;
+use crate::words::wire;
+use crate::words::wire::lease_client::LeaseClient;
+
+mod endpoint;
+mod status;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use watch::WatchItem;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Pings on a connection, and how long one may go unanswered: a partition that healed shows within seconds (STACK 3.3).
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
+/// Pause after all servers were tried in vain: the first, and the longest after doubling.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Rounds over all servers that a read makes before it says that none answers: people wait for it.
+const READ_ROUNDS: u32 = 2;
+/// The least time that one of several servers gets to answer before the next is tried.
+const LEAST_TRY: Duration = Duration::from_millis(500);
+/// A renewal goes to the next server, too, when one has not answered for so long.
+const HEDGE: Duration = Duration::from_millis(300);
+/// Largest answer taken: a status of thousands of trees.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// A call that brought no answer, or a refusal at the server's door (the state's own refusal is [`Answer::Refused`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// No server was reached; a change has not happened.
+    Unreachable {
+        /// Whom.
+        tried: Vec<String>,
+        /// How long.
+        waited: Duration,
+        /// The last thing that went wrong.
+        last: String,
+    },
+    /// A change was sent and no answer came: it may have happened. Ask again with the same key.
+    Unknown {
+        /// How long.
+        waited: Duration,
+        /// The last thing that went wrong.
+        last: String,
+    },
+    /// Denied, not authenticated, another cluster, not understood.
+    Refused(Refusal),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Unreachable { tried, last, .. } if tried.is_empty() => f.write_str(last),
+            CallError::Unreachable { tried, waited, last } => {
+                write!(f, "no lease server answered within {:.1} s (tried {}): {last}", waited.as_secs_f32(), tried.join(", "))
+            }
+            CallError::Unknown { waited, last } => {
+                write!(f, "the outcome is unknown: no answer came within {:.1} s ({last})", waited.as_secs_f32())
+            }
+            CallError::Refused(refusal) => fmt::Display::fmt(refusal, f),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// A command's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// What the state says.
+    pub answer: Answer,
+    /// Which cluster says so.
+    pub cluster: ClusterId,
+    /// Of the state after it.
+    pub revision: u64,
+}
+
+impl Done {
+    /// The answer, or the state's refusal ([`Answer::Refused`]) as an error.
+    pub fn accepted(self) -> Result<Answer, Refusal> {
+        match self.answer {
+            Answer::Refused(refusal) => Err(refusal),
+            answer => Ok(answer),
+        }
+    }
+}
+
+/// The servers of one cluster. Cheap to clone; connects when first used.
+#[derive(Clone)]
+pub struct Servers {
+    inner: Arc<Inner>,
+    timeout: Duration,
+}
+
+struct Inner {
+    source: Source,
+    /// One channel for each address ever used: a handful.
+    clients: Mutex<BTreeMap<String, LeaseClient<Channel>>>,
+    /// Which server answered last: it is asked first.
+    preferred: Mutex<Option<String>>,
+}
+
+enum Source {
+    Fixed { endpoints: Vec<Endpoint>, token: Option<String> },
+    Embedded { dir: PathBuf },
+}
+
+/// A server as it is called now.
+#[derive(Clone)]
+struct Target {
+    address: String,
+    client: LeaseClient<Channel>,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+/// What a failed try means.
+enum Failed {
+    /// It was never sent.
+    NotSent(String),
+    /// It may have been carried out.
+    Perhaps(String),
+    /// The server does not want it; no other one will.
+    Refused(Refusal),
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Servers").field(&self.endpoints()).finish()
+    }
+}
+
+impl Servers {
+    /// Servers at fixed addresses.
+    pub fn new(endpoints: Vec<Endpoint>, token: Option<String>, timeout: Duration) -> Self {
+        Self::from(Source::Fixed { endpoints, token }, timeout)
+    }
+
+    /// The embedded server of a state directory: address and token are read from its files at each call, since a restart may
+    /// move it to another port.
+    pub fn embedded(server_dir: PathBuf, timeout: Duration) -> Self {
+        Self::from(Source::Embedded { dir: server_dir }, timeout)
+    }
+
+    fn from(source: Source, timeout: Duration) -> Self {
+        let inner = Inner { source, clients: Mutex::default(), preferred: Mutex::default() };
+        Self { inner: Arc::new(inner), timeout }
+    }
+
+    /// The same servers and connections with another limit per call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { inner: self.inner.clone(), timeout }
+    }
+
+    /// The addresses, for messages and markers.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.inner.source.read().map(|(endpoints, _)| endpoints.iter().map(Endpoint::to_string).collect()).unwrap_or_default()
+    }
+
+    /// Whether this is the embedded server of this machine.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.inner.source, Source::Embedded { .. })
+    }
+
+    /// One change, with a new request key: retried under it until the limit.
+    pub async fn do_command(&self, actor: &str, cluster: Option<&ClusterId>, command: Command) -> Result<Done, CallError> {
+        self.do_keyed(&RequestKey::random(), actor, cluster, &command).await
+    }
+
+    /// One change under the caller's key, for callers that ask again after an unknown outcome.
+    pub async fn do_keyed(
+        &self,
+        key: &RequestKey,
+        actor: &str,
+        cluster: Option<&ClusterId>,
+        command: &Command,
+    ) -> Result<Done, CallError> {
+        let request = wire::DoRequest {
+            request_key: key.to_string(),
+            actor: actor.into(),
+            cluster: cluster.map(ClusterId::to_string).unwrap_or_default(),
+            command: Some(command.into()),
+        };
+        let answer = self
+            .call(true, |mut target, limit| {
+                let request = target.request(request.clone(), limit);
+                async move { target.client.r#do(request).await }
+            })
+            .await?;
+        let done = Done {
+            answer: answer.answer.ok_or_else(|| bad("answer", "it is missing"))?.try_into().map_err(not_understood)?,
+            cluster: answer.cluster.parse().map_err(|e| bad("cluster", e))?,
+            revision: answer.revision,
+        };
+        same_cluster(cluster, &done.cluster)?;
+        Ok(done)
+    }
+
+    /// One renewal. Sent once to each server at most: to the next one, too, when one is late (hedged).
+    pub async fn renew(&self, renewal: &Renewal, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {
+        let request = wire::RenewRequest {
+            session: renewal.session.to_string(),
+            incarnation: renewal.incarnation,
+            number: renewal.number,
+            nonce: renewal.nonce,
+            cluster: cluster.map(ClusterId::to_string).unwrap_or_default(),
+        };
+        let began = Instant::now();
+        let targets = self.targets()?;
+        let limit = self.timeout;
+        let mut tries: FuturesUnordered<_> = targets
+            .iter()
+            .enumerate()
+            .map(|(place, target)| {
+                let (mut target, request) = (target.clone(), request.clone());
+                async move {
+                    tokio::time::sleep(HEDGE * place as u32).await;
+                    let request = target.request(request, limit);
+                    let answer = tokio::time::timeout(limit, target.client.renew(request)).await;
+                    (target.address, answer)
+                }
+            })
+            .collect();
+        let mut last = String::new();
+        while let Some((address, answer)) = tries.next().await {
+            match answer {
+                Ok(Ok(answer)) => {
+                    self.prefer(&address);
+                    return answered(answer.into_inner(), cluster);
+                }
+                Ok(Err(status)) => match classify(&status) {
+                    Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
+                    Failed::NotSent(text) | Failed::Perhaps(text) => last = text,
+                },
+                Err(_) => last = "no answer in time".into(),
+            }
+        }
+        // Nothing is logged by a renewal: not to know its outcome is the same as not to have reached anybody.
+        let tried = targets.into_iter().map(|target| target.address).collect();
+        Err(CallError::Unreachable { tried, waited: began.elapsed(), last })
+    }
+
+    /// The audit trail of a tree, newest last.
+    pub async fn history(&self, tree: &TreeId, limit: u32) -> Result<Vec<Event>, CallError> {
+        let asked = wire::HistoryRequest { tree: tree.to_string(), limit };
+        let answer = self
+            .call(false, |mut target, limit| {
+                let request = target.request(asked.clone(), limit);
+                async move { target.client.history(request).await }
+            })
+            .await?;
+        answer.entries.into_iter().map(|event| event.try_into().map_err(not_understood)).collect()
+    }
+
+    /// Events after `since` (0: from now on) of these trees (none named: all). An `Err` tells of an interruption: polled
+    /// further, the stream connects again and goes on where it was. It ends after [`CallError::Refused`].
+    pub fn watch(&self, since: u64, trees: Vec<TreeId>) -> BoxStream<'static, Result<WatchItem, CallError>> {
+        watch::stream(self.clone(), since, trees)
+    }
+
+    /// Calls one server after the other until one answers, none will, or the limit has passed.
+    async fn call<T, F>(&self, changes: bool, mut one: impl FnMut(Target, Duration) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let began = Instant::now();
+        let (mut pause, mut round, mut sent, mut last) = (BACK_OFF.0, 0, false, String::new());
+        loop {
+            let targets = match self.targets() {
+                Ok(targets) => targets,
+                // An embedded server that is being restarted has no address for a moment; a change waits for it.
+                Err(e) if !changes || began.elapsed() + pause >= self.timeout => return Err(e),
+                Err(_) => Vec::new(),
+            };
+            for target in &targets {
+                let left = self.timeout.saturating_sub(began.elapsed());
+                let share = (self.timeout / targets.len() as u32).max(LEAST_TRY);
+                let limit = if targets.len() == 1 { left } else { share.min(left) };
+                if limit.is_zero() {
+                    break;
+                }
+                let failed = match tokio::time::timeout(limit, one(target.clone(), limit)).await {
+                    Ok(Ok(answer)) => {
+                        self.prefer(&target.address);
+                        return Ok(answer.into_inner());
+                    }
+                    Ok(Err(status)) => classify(&status),
+                    Err(_) => Failed::Perhaps("no answer in time".into()),
+                };
+                match failed {
+                    Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
+                    Failed::NotSent(text) => last = text,
+                    Failed::Perhaps(text) => (sent, last) = (true, text),
+                }
+            }
+            round += 1;
+            let waited = began.elapsed();
+            if waited + pause >= self.timeout || (!changes && round >= READ_ROUNDS) {
+                return Err(match changes && sent {
+                    true => CallError::Unknown { waited, last },
+                    false => CallError::Unreachable { tried: targets.into_iter().map(|t| t.address).collect(), waited, last },
+                });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACK_OFF.1);
+        }
+    }
+
+    /// The servers to try, the one that answered last first.
+    fn targets(&self) -> Result<Vec<Target>, CallError> {
+        let (endpoints, token) = self.inner.source.read().map_err(|last| CallError::Unreachable {
+            tried: Vec::new(),
+            waited: Duration::ZERO,
+            last,
+        })?;
+        let token = token.map(|token| format!("Bearer {token}").parse()).transpose().map_err(|_| {
+            CallError::Refused(Refusal::new(Code::Config, "the server's token cannot be sent: it is no plain text"))
+        })?;
+        let mut clients = self.inner.clients.lock().expect("no panic while the lock is held");
+        let mut targets = Vec::new();
+        for endpoint in endpoints {
+            let address = endpoint.to_string();
+            let client = match clients.get(&address) {
+                Some(client) => client.clone(),
+                None => clients.entry(address.clone()).or_insert(connect(&address)?).clone(),
+            };
+            targets.push(Target { address, client, token: token.clone() });
+        }
+        let preferred = self.inner.preferred.lock().expect("no panic while the lock is held").clone();
+        targets.sort_by_key(|target| Some(&target.address) != preferred.as_ref());
+        Ok(targets)
+    }
+
+    fn prefer(&self, address: &str) {
+        *self.inner.preferred.lock().expect("no panic while the lock is held") = Some(address.into());
+    }
+}
+
+impl Source {
+    fn read(&self) -> Result<(Vec<Endpoint>, Option<String>), String> {
+        match self {
+            Source::Fixed { endpoints, token } => Ok((endpoints.clone(), token.clone())),
+            Source::Embedded { dir } => {
+                let away = || format!("the embedded server does not run ({} is missing)", dir.join("address").display());
+                let address = std::fs::read_to_string(dir.join("address")).map_err(|_| away())?;
+                let endpoint = Endpoint::from_address(address.trim())?;
+                let token = crate::config::read_token(&dir.join("token")).map_err(|f| f.message)?;
+                Ok((vec![endpoint], Some(token)))
+            }
+        }
+    }
+}
+
+impl Target {
+    fn request<T>(&self, message: T, limit: Duration) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(limit);
+        self.authorise(&mut request);
+        request
+    }
+
+    fn authorise<T>(&self, request: &mut tonic::Request<T>) {
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+    }
+}
+
+/// A channel that connects when first used, and again whenever it broke.
+fn connect(address: &str) -> Result<LeaseClient<Channel>, CallError> {
+    let endpoint = tonic::transport::Endpoint::from_shared(address.to_string())
+        .map_err(|e| CallError::Refused(Refusal::new(Code::Config, format!("{address}: {e}"))))?
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    Ok(LeaseClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_MAX))
+}
+
+/// What a status means. A deadline comes back as `Cancelled` (STACK 3.3), so that counts as unknown, too.
+fn classify(status: &tonic::Status) -> Failed {
+    use tonic::Code as C;
+    let text = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_string(),
+    };
+    let refused = |code| Failed::Refused(Refusal::new(code, text.clone()));
+    match status.code() {
+        C::Unauthenticated | C::PermissionDenied => refused(Code::Denied),
+        C::FailedPrecondition => refused(Code::Config),
+        C::InvalidArgument | C::OutOfRange => refused(Code::Usage),
+        C::NotFound => refused(Code::NotFound),
+        C::ResourceExhausted => refused(Code::Limit),
+        C::Unimplemented => Failed::Refused(Refusal::new(
+            Code::Config,
+            "the server does not know this call: it is of another version, or no lease server",
+        )),
+        _ if never_connected(status) => Failed::NotSent(text),
+        _ => Failed::Perhaps(text),
+    }
+}
+
+fn never_connected(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(e) = source {
+        if e.downcast_ref::<tonic::ConnectError>().is_some() {
+            return true;
+        }
+        source = e.source();
+    }
+    false
+}
+
+fn answered(answer: wire::RenewAnswer, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {
+    let from = answer.cluster.parse().map_err(|e| bad("cluster", e))?;
+    same_cluster(cluster, &from)?;
+    let pairs = answer.pairs.into_iter().map(HeldPair::try_from).collect::<Result<_, _>>().map_err(not_understood)?;
+    Ok(Answered {
+        number: answer.number,
+        nonce: answer.nonce,
+        ttl: Ttl::new(Duration::from_millis(answer.ttl_ms)),
+        alive: answer.alive,
+        pairs,
+        server_elapsed: (answer.elapsed_us != 0).then(|| Duration::from_micros(answer.elapsed_us)),
+        why_not: answer.why_not,
+    })
+}
+
+/// I8: one storage, one authority. An answer of another cluster counts for nothing.
+fn same_cluster(expected: Option<&ClusterId>, answered: &ClusterId) -> Result<(), CallError> {
+    match expected {
+        Some(expected) if expected != answered => Err(CallError::Refused(Refusal::new(
+            Code::Config,
+            format!("the server that answered is of cluster {answered}; this side follows cluster {expected}"),
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn not_understood(e: BadMessage) -> CallError {
+    CallError::Refused(Refusal::new(Code::Internal, format!("the server's answer was not understood: {e}")))
+}
+
+fn bad(field: &str, why: impl fmt::Display) -> CallError {
+    CallError::Refused(Refusal::new(Code::Internal, format!("the server's answer was not understood: `{field}`: {why}")))
+}

@@ -1,0 +1,224 @@
+//! Calls against a server of this test's own: what is retried under which key, and what is told as unknown.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::words::id::SessionId;
+use wire::lease_server::{Lease, LeaseServer};
+
+/// A server that says what the test wants.
+#[derive(Clone)]
+struct Fake(Arc<State>);
+
+struct State {
+    cluster: ClusterId,
+    /// The first so many calls of `Do` are carried out and their answers are lost.
+    lose: AtomicUsize,
+    hang: bool,
+    /// Keys of `Do`, in order.
+    keys: Mutex<Vec<String>>,
+    renewals: AtomicUsize,
+    watches: Mutex<Vec<u64>>,
+    /// What its status says; none: it has no status.
+    quorum: Option<bool>,
+}
+
+/// Of this cluster, with a status that is marked or not.
+fn fake_status(cluster: &ClusterId, quorum: bool) -> Fake {
+    let state = Arc::into_inner(fake(0, false).0).unwrap();
+    Fake(Arc::new(State { cluster: cluster.clone(), quorum: Some(quorum), ..state }))
+}
+
+fn fake(lose: usize, hang: bool) -> Fake {
+    Fake(Arc::new(State {
+        cluster: ClusterId::random(),
+        lose: lose.into(),
+        hang,
+        keys: Mutex::default(),
+        renewals: AtomicUsize::new(0),
+        watches: Mutex::default(),
+        quorum: None,
+    }))
+}
+
+#[tonic::async_trait]
+impl Lease for Fake {
+    async fn r#do(&self, request: Request<wire::DoRequest>) -> Result<Response<wire::DoAnswer>, Status> {
+        if request.metadata().get("authorization").is_none_or(|token| token != "Bearer good") {
+            return Err(Status::unauthenticated("the token is not this server's"));
+        }
+        self.0.keys.lock().unwrap().push(request.into_inner().request_key);
+        if self.0.hang {
+            std::future::pending::<()>().await;
+        }
+        if self.0.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err(Status::unavailable("the leader changed"));
+        }
+        let answer = Some((&Answer::Done).into());
+        Ok(Response::new(wire::DoAnswer { answer, cluster: self.0.cluster.to_string(), revision: 7 }))
+    }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewAnswer>, Status> {
+        self.0.renewals.fetch_add(1, Ordering::SeqCst);
+        if self.0.hang {
+            std::future::pending::<()>().await;
+        }
+        let number = request.into_inner().number;
+        let cluster = self.0.cluster.to_string();
+        Ok(Response::new(wire::RenewAnswer { number, nonce: 5, ttl_ms: 4_000, cluster, alive: true, ..Default::default() }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
+        let Some(quorum) = self.0.quorum else { return Err(Status::unavailable("no quorum")) };
+        let (cluster, revision) = (self.0.cluster.to_string(), if quorum { 2 } else { 1 });
+        Ok(Response::new(wire::StatusAnswer { cluster, revision, quorum, ..Default::default() }))
+    }
+
+    async fn history(&self, _: Request<wire::HistoryRequest>) -> Result<Response<wire::HistoryAnswer>, Status> {
+        Err(Status::not_found("no such tree"))
+    }
+
+    type WatchStream = ReceiverStream<Result<wire::WatchAnswer, Status>>;
+
+    /// Each watch tells two things and breaks.
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use wire::watch_answer::Kind;
+        let since = request.into_inner().since;
+        self.0.watches.lock().unwrap().push(since);
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        let say = |kind| Ok(wire::WatchAnswer { kind: Some(kind) });
+        tx.try_send(say(Kind::Watching(wire::Watching { revision: 100 }))).unwrap();
+        tx.try_send(say(Kind::Lagged(wire::Lagged { revision: since + 10 }))).unwrap();
+        tx.try_send(Err(Status::unavailable("going down"))).unwrap();
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+async fn serve(fake: &Fake) -> Endpoint {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = LeaseServer::new(fake.clone());
+    tokio::spawn(async move {
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await
+    });
+    at(address)
+}
+
+fn at(address: SocketAddr) -> Endpoint {
+    Endpoint::from_address(&address.to_string()).unwrap()
+}
+
+/// Nobody listens there.
+async fn nobody() -> Endpoint {
+    at(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())
+}
+
+fn servers(endpoints: Vec<Endpoint>, millis: u64) -> Servers {
+    Servers::new(endpoints, Some("good".into()), Duration::from_millis(millis))
+}
+
+fn command() -> Command {
+    Command::CloseSession { session: SessionId::random() }
+}
+
+#[tokio::test]
+async fn a_change_is_retried_under_one_key_until_it_is_answered() {
+    let fake = fake(2, false);
+    let servers = servers(vec![nobody().await, serve(&fake).await], 5_000);
+    let done = servers.do_command("test", None, command()).await.unwrap();
+    assert_eq!((done.answer, done.cluster, done.revision), (Answer::Done, fake.0.cluster.clone(), 7));
+    let keys = fake.0.keys.lock().unwrap().clone();
+    assert_eq!(keys.len(), 3);
+    assert!(keys.windows(2).all(|two| two[0] == two[1]), "{keys:?}");
+    assert_eq!(servers.targets().unwrap()[0].address, servers.endpoints()[1], "who answered is asked first");
+}
+
+#[tokio::test]
+async fn a_change_that_may_have_arrived_has_an_unknown_outcome() {
+    for fake in [fake(usize::MAX, false), fake(0, true)] {
+        let servers = servers(vec![serve(&fake).await], 400);
+        let e = servers.do_command("test", None, command()).await.unwrap_err();
+        assert!(matches!(e, CallError::Unknown { .. }), "{e:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_never_left_is_unreachable_and_names_whom_it_tried() {
+    let endpoint = nobody().await;
+    let e = servers(vec![endpoint.clone()], 400).do_command("test", None, command()).await.unwrap_err();
+    assert!(matches!(e, CallError::Unreachable { .. }), "{e:?}");
+    assert!(e.to_string().contains(endpoint.as_str()), "{e}");
+    let e = Servers::embedded("/nonexistent".into(), Duration::from_millis(200)).status().await.unwrap_err();
+    assert!(e.to_string().contains("embedded server does not run"), "{e}");
+}
+
+#[tokio::test]
+async fn a_wrong_token_and_another_cluster_are_refusals_at_once() {
+    let fake = fake(0, false);
+    let endpoint = serve(&fake).await;
+    let wrong = Servers::new(vec![endpoint.clone()], Some("bad".into()), Duration::from_secs(5));
+    let Err(CallError::Refused(refusal)) = wrong.do_command("test", None, command()).await else { panic!("taken") };
+    assert_eq!(refusal.code, Code::Denied);
+    let other = ClusterId::random();
+    let Err(CallError::Refused(refusal)) = servers(vec![endpoint], 5_000).do_command("test", Some(&other), command()).await
+    else {
+        panic!("taken")
+    };
+    assert_eq!(refusal.code, Code::Config);
+    assert!(refusal.message.contains(other.as_str()) && refusal.message.contains(fake.0.cluster.as_str()), "{refusal}");
+}
+
+fn renewal() -> Renewal {
+    Renewal { session: SessionId::random(), incarnation: 1, number: 9, nonce: 0 }
+}
+
+#[tokio::test]
+async fn a_renewal_is_hedged_and_never_sent_twice_to_one_server() {
+    let (slow, good) = (fake(0, true), fake(0, false));
+    let servers = servers(vec![serve(&slow).await, serve(&good).await], 5_000);
+    let answered = servers.renew(&renewal(), Some(&good.0.cluster)).await.unwrap();
+    assert_eq!((answered.number, answered.nonce, answered.server_elapsed), (9, 5, None));
+    assert_eq!(slow.0.renewals.load(Ordering::SeqCst), 1);
+    assert_eq!(good.0.renewals.load(Ordering::SeqCst), 1);
+    let e = servers.renew(&renewal(), Some(&ClusterId::random())).await.unwrap_err();
+    assert!(matches!(e, CallError::Refused(_)), "{e:?}");
+}
+
+#[tokio::test]
+async fn a_read_gives_up_soon_and_says_why() {
+    let fake = fake(0, false);
+    let servers = servers(vec![serve(&fake).await], 60_000);
+    let e = servers.status().await.unwrap_err();
+    assert!(matches!(&e, CallError::Unreachable { last, .. } if last == "no quorum"), "{e:?}");
+    let e = servers.history(&TreeId::random(), 5).await.unwrap_err();
+    assert!(matches!(&e, CallError::Refused(refusal) if refusal.code == Code::NotFound), "{e:?}");
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_was_broken() {
+    let fake = fake(0, false);
+    let mut watch = servers(vec![serve(&fake).await], 5_000).watch(3, vec![]);
+    for since in [3, 13, 23] {
+        assert_eq!(watch.next().await.unwrap(), Ok(WatchItem::Watching(100)));
+        assert_eq!(watch.next().await.unwrap(), Ok(WatchItem::Lagged(since + 10)));
+        assert!(matches!(watch.next().await.unwrap(), Err(CallError::Unreachable { .. })));
+    }
+    assert_eq!(*fake.0.watches.lock().unwrap(), [3, 13, 23]);
+}
+
+#[tokio::test]
+async fn a_status_without_a_quorum_is_taken_only_if_no_server_has_one() {
+    let (ours, other) = (ClusterId::random(), ClusterId::random());
+    let marked = serve(&fake_status(&ours, false)).await;
+    let stranger = serve(&fake_status(&other, true)).await;
+    let alone = servers(vec![marked.clone(), nobody().await, stranger], 2_000).status().await.unwrap();
+    assert_eq!((alone.quorum, alone.revision), (false, 1));
+    let whole = serve(&fake_status(&ours, true)).await;
+    let better = servers(vec![marked, nobody().await, whole], 2_000).status().await.unwrap();
+    assert_eq!((better.quorum, better.revision, better.cluster), (true, 2, ours));
+}
