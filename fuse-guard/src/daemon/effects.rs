@@ -1,0 +1,623 @@
+//! Carrying out what a tree asks for ([`tree::Effect`](super::tree::Effect)).
+//!
+//! Nothing here waits: what touches the lower filesystem runs on a thread that may be lost, and its end comes back as a
+//! [`Done`]. The order of a tree's effects is kept: a standing is published before the drain that relies on it begins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use treelease_client::error::Failure;
+use treelease_client::local::to_local;
+use treelease_client::words::command::{Acquire, Answer, Command, Grant, Release};
+use treelease_client::words::epoch::Epoch;
+use treelease_client::words::id::{HoldId, RequestKey, TreeId};
+use treelease_client::words::refusal::{Code, Refusal};
+use treelease_client::words::time::BootTime;
+use treelease_client::words::wire::{self, hold_answer, progress};
+
+use super::servers::{Job, Purpose};
+use super::state_dir::{LeaseNote, LetGo};
+use super::tree::{Effect, EndResult, Past};
+use super::{Daemon, Msg, Tree};
+use crate::fuse::Mount;
+use crate::gate::Outcome;
+use crate::handoff::{DRAIN_LIMIT, PUSH_LIMIT, Step};
+
+/// How long dropping the kernel's caches may take at a grant before the lease is handed back.
+const DROP_LIMIT: Duration = Duration::from_secs(8);
+/// How long a broken lease's writes in flight may take to end before the daemon says that its gate is shut.
+const SHUT_LIMIT: Duration = Duration::from_secs(60);
+/// Left-over notes kept for `status`.
+pub(super) const NOTES_MAX: usize = 32;
+/// Words to a waiting command that are kept free for the end of its wait.
+const ROOM_FOR_LAST: usize = 8;
+
+/// Something about one tree has come to its end elsewhere.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// The servers' answer to a command.
+    Answer(Purpose, Result<Answer, Refusal>),
+    /// Marker, stamp and left-overs are seen to; notes for people.
+    Opened(Epoch, Result<Vec<String>, Refusal>),
+    /// Waiting operations carried out, caches dropped.
+    CarriedOut(Epoch, Result<(), String>),
+    /// A look at what goes on. This and the next three: for the end of that number.
+    Moment(u64, Vec<String>),
+    /// Mapped pages pushed.
+    Pushed(u64),
+    /// Permits in flight ended, or not in time.
+    Drained(u64, bool),
+    /// Everything of this epoch made durable, or what failed.
+    Flushed(u64, Result<(u64, u64), String>),
+    /// A broken lease's gate is shut and drained.
+    Shut(Epoch),
+    /// Permits ended and storage confirmed before rest; `Err(true)`: a write-back error.
+    Settled(Result<(), bool>),
+    /// A first write waits at the gate.
+    FirstWrite,
+    /// A write ended after the deadline.
+    LateWrite(String),
+}
+
+impl Daemon {
+    /// Carries out what all trees ask for, until none asks any more.
+    pub(super) fn carry_out(&mut self, now: BootTime) {
+        let ids: Vec<TreeId> = self.trees.keys().cloned().collect();
+        for id in ids {
+            while let Some(effect) = self.trees.get_mut(&id).and_then(|t| t.side.poll_effect()) {
+                tracing::trace!(tree = %id, ?effect, "effect");
+                self.perform(&id, effect, now);
+            }
+        }
+    }
+
+    fn perform(&mut self, id: &TreeId, effect: Effect, now: BootTime) {
+        match effect {
+            Effect::Publish => self.publish(id),
+            Effect::RenewNow => self.renew_for(id, now),
+            Effect::Acquire { ask, first_write, no_wait, note } => self.acquire(id, ask, first_write, no_wait, note, now),
+            Effect::Cancel => {
+                if let Some(session) = self.file.session.clone() {
+                    self.send(id, Command::Cancel { tree: id.clone(), session }, Purpose::Cancel, RequestKey::random());
+                }
+            }
+            Effect::Open(grant) => self.open_root(id, grant),
+            Effect::ReplaceNodes => {
+                // I6: what is mapped or open for writing since before the other side's turn shares no page with what is opened now.
+                if let Some(mount) = self.mount(id).filter(|_| !self.faults.no_stale) {
+                    let replaced = mount.replace_written_nodes();
+                    tracing::debug!(tree = %id, replaced, "nodes of an earlier run replaced");
+                }
+            }
+            Effect::CarryOut(grant) => self.carry_out_waiting(id, grant),
+            Effect::RefuseWaiters => {
+                if let Some(mount) = self.mount(id) {
+                    mount.answer_waiters(Outcome::Refused);
+                }
+            }
+            Effect::GiveBack { epoch, reason } => {
+                tracing::warn!(tree = %id, %epoch, reason, "grant given back");
+                self.note_let_go(id, epoch, Past::GivenBack);
+                if let Some(lease) = self.lease(id, epoch) {
+                    self.send(id, Command::GiveBack { lease, reason }, Purpose::Owed(epoch), RequestKey::random());
+                }
+            }
+            Effect::SurrenderUnopened { epoch, reason } => {
+                tracing::error!(tree = %id, %epoch, reason, "the resumed lease cannot be used: surrendered");
+                self.note_let_go(id, epoch, Past::Surrendered);
+                if let Some(lease) = self.lease(id, epoch) {
+                    let command = Command::Surrender { lease, reason, files: Vec::new() };
+                    self.send(id, command, Purpose::Owed(epoch), RequestKey::random());
+                }
+            }
+            Effect::ReleaseAgain { epoch } => {
+                if let Some(lease) = self.lease(id, epoch) {
+                    let note = "asked again after the daemon's restart".to_owned();
+                    let release = Release { lease, files: 0, bytes: 0, late_refused: 0, to: None, note };
+                    self.send(id, Command::Release(release), Purpose::Owed(epoch), RequestKey::random());
+                }
+            }
+            Effect::DropCaches => {
+                if let Some(mount) = self.mount(id) {
+                    tokio::task::spawn_blocking(move || mount.drop_caches(DROP_LIMIT));
+                }
+            }
+            Effect::SayGateClosed { epoch } => self.shut(id, epoch),
+            Effect::FlushLapsed => self.flush_lapsed(id),
+            Effect::Settle => self.settle(id),
+            Effect::TellRest { at_rest, number } => {
+                let Some(lease) = self.current_lease(id) else { return };
+                // The marker's lock comes with a later version: so far no other side could witness it.
+                let command = match at_rest {
+                    true => Command::Rest { lease, number },
+                    false => Command::Active { lease, number, marker_locked: false },
+                };
+                self.send(id, command, Purpose::Rest, RequestKey::random());
+            }
+            Effect::Step(step) => self.step(id, step),
+            Effect::HoldGranted(hold) => self.hold_granted(id, &hold),
+            Effect::HoldWaits(hold) => self.hold_waits(id, &hold),
+            Effect::HoldRefused(hold, refusal) => self.hold_refused(id, &hold, refusal.into()),
+            Effect::HoldLost(hold, reason) => {
+                self.tell_hold(id, &hold, hold_answer::Kind::Lost(wire::Lost { reason }), true);
+            }
+            Effect::EndResult(result) => self.end_result(id, result),
+            Effect::EndProgress(message) => self.tell_enders(id, progress::Kind::Step(wire::Step { message })),
+            Effect::Note(note) => self.note(id, note),
+        }
+    }
+
+    // ---- gate and storage ----
+
+    fn mount(&self, id: &TreeId) -> Option<Arc<Mount>> {
+        self.trees.get(id)?.mounted.as_ref().map(|m| m.mount.clone())
+    }
+
+    pub(super) fn publish(&mut self, id: &TreeId) {
+        let lives = self.session.is_some();
+        let no_stale = self.faults.no_stale;
+        let Some(tree) = self.trees.get(id) else { return };
+        let Some(mounted) = &tree.mounted else { return };
+        let mut standing = tree.side.standing(lives);
+        if no_stale {
+            standing.stale_below = Epoch::ZERO;
+        }
+        mounted.mount.publish(standing);
+        // A gate that opened while operations waited (they came after the others were carried out, or the handoff was declined).
+        if tree.side.is_open() && mounted.mount.waiting() > 0 {
+            self.answer_waiting(id);
+        }
+    }
+
+    fn answer_waiting(&self, id: &TreeId) {
+        let Some(tree) = self.trees.get(id) else { return };
+        if let (Some(mounted), Some(grant)) = (&tree.mounted, tree.side.grant()) {
+            mounted.mount.answer_waiters(Outcome::Granted { run_start: grant.run_start, epoch: grant.epoch });
+        }
+    }
+
+    /// Runs something that may hang on a thread that may be lost, and brings its end back.
+    fn elsewhere(&self, id: &TreeId, work: impl FnOnce() -> Done + Send + 'static) {
+        let (mail, id) = (self.mail.clone(), id.clone());
+        tokio::task::spawn_blocking(move || {
+            let done = work();
+            let _ = mail.blocking_send(Msg::Tree(id, done));
+        });
+    }
+
+    fn open_root(&mut self, id: &TreeId, grant: Grant) {
+        let Some(tree) = self.trees.get(id) else { return };
+        let Some(mounted) = &tree.mounted else {
+            // Shim-only: there is no gate to open.
+            self.elsewhere(id, move || Done::Opened(grant.epoch, Ok(Vec::new())));
+            return;
+        };
+        let (Some(session), Some(cluster)) = (self.file.session.clone(), self.file.cluster.clone()) else { return };
+        let opening = super::root::Opening {
+            root: mounted.root.clone(),
+            lower: mounted.lower.clone(),
+            marker: mounted.marker.clone(),
+            name: tree.side.name.clone(),
+            grant: grant.clone(),
+            session,
+            cluster,
+            endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
+            checks: tree.side.policy.checks.clone(),
+            scratch: self.config.state_dir.clone(),
+            clock: self.clock.clone(),
+            until: tree.side.right(),
+            no_marker_check: self.faults.no_marker_check,
+        };
+        let mount = mounted.mount.clone();
+        self.note_lease(id, grant.epoch);
+        let Some(tree) = self.trees.get(id) else { return };
+        // Back in the same run after an expiry: what was written under the earlier epoch may still be unconfirmed, so the list of
+        // written files, and the descriptor that would hear of their errors, go on.
+        let goes_on = tree.unflushed && grant.run_start.0 <= tree.side.ever_run();
+        self.elsewhere(id, move || {
+            let result = opening.see_to_it().and_then(|notes| match if goes_on { Ok(()) } else { mount.begin_epoch() } {
+                Ok(()) => Ok(notes),
+                Err(e) => Err(Failure::io("cannot begin an epoch on the storage", &e).into()),
+            });
+            Done::Opened(grant.epoch, result)
+        });
+    }
+
+    fn carry_out_waiting(&mut self, id: &TreeId, grant: Grant) {
+        tracing::info!(tree = %id, epoch = %grant.epoch, run_start = %grant.run_start, last_end = %grant.last_end, "lease granted");
+        let Some(mount) = self.mount(id) else {
+            self.elsewhere(id, move || Done::CarriedOut(grant.epoch, Ok(())));
+            return;
+        };
+        self.elsewhere(id, move || {
+            mount.answer_waiters(Outcome::Granted { run_start: grant.run_start, epoch: grant.epoch });
+            let dropped = if mount.drop_caches(DROP_LIMIT) {
+                Ok(())
+            } else {
+                Err(format!("the kernel did not drop its caches within {} s: the lease is handed back", DROP_LIMIT.as_secs()))
+            };
+            Done::CarriedOut(grant.epoch, dropped)
+        });
+    }
+
+    fn shut(&mut self, id: &TreeId, epoch: Epoch) {
+        let mount = self.mount(id);
+        let (mail, id) = (self.mail.clone(), id.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Some(mount) = mount {
+                // The daemon's word that its gate is shut lets the server wait less: not while a write is in flight (I2 c).
+                if !mount.drain(SHUT_LIMIT) {
+                    tracing::error!(tree = %id, %epoch, "writes are in flight still: the server waits its full time");
+                    return;
+                }
+                if let Err(failed) = mount.flush(SHUT_LIMIT) {
+                    tracing::warn!(files = ?failed.files, why = failed.why, "a flush after the lease was taken away has failed");
+                }
+                mount.drop_caches(DROP_LIMIT);
+            }
+            let _ = mail.blocking_send(Msg::Tree(id, Done::Shut(epoch)));
+        });
+    }
+
+    fn settle(&mut self, id: &TreeId) {
+        let Some(mount) = self.mount(id) else { return };
+        self.elsewhere(id, move || {
+            if !mount.drain(DRAIN_LIMIT) {
+                return Done::Settled(Err(false));
+            }
+            Done::Settled(mount.flush(SHUT_LIMIT).map(|_| ()).map_err(|failed| {
+                tracing::error!(files = ?failed.files, why = failed.why, "a flush before rest has failed");
+                true
+            }))
+        });
+    }
+
+    fn flush_lapsed(&mut self, id: &TreeId) {
+        let Some(mount) = self.mount(id) else { return };
+        tracing::warn!(tree = %id, "the deadline has passed without a renewal: writes have stopped");
+        tokio::task::spawn_blocking(move || {
+            mount.drain(SHUT_LIMIT);
+            if let Err(failed) = mount.flush(SHUT_LIMIT) {
+                tracing::warn!(files = ?failed.files, why = failed.why, "a flush at the deadline has failed");
+            }
+        });
+    }
+
+    fn step(&mut self, id: &TreeId, step: Step) {
+        let mount = self.mount(id);
+        let Some(tree) = self.trees.get(id) else { return };
+        let (limit, no) = (tree.side.policy.flush_limit, tree.side.end_no());
+        match step {
+            Step::LookForMoment => {
+                self.elsewhere(id, move || Done::Moment(no, mount.map(|m| m.unfinished()).unwrap_or_default()));
+            }
+            Step::PushMapped | Step::PushAgain => self.elsewhere(id, move || {
+                if let Some(Err(why)) = mount.map(|m| m.push_mapped(PUSH_LIMIT)) {
+                    tracing::warn!(why, "mapped pages could not all be pushed");
+                }
+                Done::Pushed(no)
+            }),
+            Step::CloseStageTwo(drain) => self.elsewhere(id, move || Done::Drained(no, mount.is_none_or(|m| m.drain(drain)))),
+            Step::Flush => {
+                // An earlier run of the daemon wrote through a mount that this one could not make again.
+                let blind = mount.is_none() && self.wrote_through_a_mount(id);
+                self.elsewhere(id, move || {
+                    let flushed = match mount.map(|m| m.flush(limit)) {
+                        None if blind => Err("the tree is not mounted any more, so nobody knows what is on the storage".into()),
+                        None => Ok((0, 0)),
+                        Some(Ok(flushed)) => Ok((flushed.files, flushed.bytes)),
+                        Some(Err(failed)) => Err(format!("{} ({})", failed.why, failed.files.join(", "))),
+                    };
+                    Done::Flushed(no, flushed)
+                });
+            }
+            Step::Release { files, bytes, to, request } => {
+                let tree_note = tree.end_note.clone();
+                let late_refused = mount.map_or(0, |m| m.counts().pages_refused);
+                let Some(lease) = self.current_lease(id) else { return };
+                self.note_let_go(id, lease.epoch, Past::Released);
+                let release = Release { lease, files, bytes, late_refused, to, note: tree_note };
+                self.send_end(id, Command::Release(release), request);
+            }
+            Step::Surrender { why, request } => {
+                let Some(lease) = self.current_lease(id) else { return };
+                self.note_let_go(id, lease.epoch, Past::Surrendered);
+                tracing::error!(tree = %id, why, "surrendered: the lease ends unclean");
+                self.send_end(id, Command::Surrender { lease, reason: why, files: Vec::new() }, request);
+            }
+            Step::Decline { busy } => {
+                let Some(lease) = self.current_lease(id) else { return };
+                let command = Command::Decline { lease, for_ms: 0, note: busy.join(", ") };
+                self.send(id, command, Purpose::Tell, RequestKey::random());
+            }
+            Step::CloseStageOne | Step::Reopen | Step::Done => {}
+        }
+    }
+
+    // ---- what a restarted daemon must know ----
+
+    /// A gate is about to open under this epoch.
+    fn note_lease(&mut self, id: &TreeId, epoch: Epoch) {
+        let mounted = self.trees.get(id).is_some_and(|t| t.mounted.is_some());
+        let before = self.file.leases.insert(id.clone(), LeaseNote { epoch, mounted, let_go: None });
+        if let Some(note) = self.file.leases.get_mut(id)
+            && before.is_some_and(|b| b.epoch == epoch && b.mounted)
+        {
+            note.mounted = true;
+        }
+        self.save_notes();
+    }
+
+    /// Before the server hears that this lease ends: the gate never opens under its epoch again, nor does a restarted daemon's.
+    fn note_let_go(&mut self, id: &TreeId, epoch: Epoch, how: Past) {
+        let let_go = match how {
+            Past::Wrote => None,
+            Past::Released => Some(LetGo::Released),
+            Past::GivenBack => Some(LetGo::GivenBack),
+            Past::Surrendered => Some(LetGo::Surrendered),
+        };
+        let mounted = self.wrote_through_a_mount(id);
+        self.file.leases.insert(id.clone(), LeaseNote { epoch, mounted, let_go });
+        self.save_notes();
+    }
+
+    fn save_notes(&self) {
+        if let Err(failure) = self.state.note(&self.file) {
+            tracing::error!(why = %failure.message, "the state of the leases could not be noted for a restart");
+        }
+    }
+
+    fn wrote_through_a_mount(&self, id: &TreeId) -> bool {
+        let epoch = self.trees.get(id).and_then(|t| t.side.grant()).map(|g| g.epoch);
+        self.file.leases.get(id).is_some_and(|note| note.mounted && Some(note.epoch) == epoch)
+    }
+
+    pub(super) fn past_of(&self, id: &TreeId, epoch: Epoch) -> Past {
+        match self.file.leases.get(id).filter(|note| note.epoch == epoch).and_then(|note| note.let_go) {
+            None => Past::Wrote,
+            Some(LetGo::Released) => Past::Released,
+            Some(LetGo::GivenBack) => Past::GivenBack,
+            Some(LetGo::Surrendered) => Past::Surrendered,
+        }
+    }
+
+    // ---- servers ----
+
+    fn lease(&self, id: &TreeId, epoch: Epoch) -> Option<treelease_client::words::command::LeaseRef> {
+        Some(self.trees.get(id)?.side.lease_ref(self.file.session.as_ref()?, epoch))
+    }
+
+    fn current_lease(&self, id: &TreeId) -> Option<treelease_client::words::command::LeaseRef> {
+        self.trees.get(id)?.side.lease(self.file.session.as_ref()?)
+    }
+
+    fn renew_for(&mut self, id: &TreeId, now: BootTime) {
+        let epoch = self.trees.get(id).and_then(|t| t.side.grant()).map(|g| g.epoch);
+        if let (Some(session), Some(epoch)) = (&mut self.session, epoch) {
+            session.note_grant(id, epoch, now);
+        }
+        self.drive_session(now);
+    }
+
+    fn acquire(&mut self, id: &TreeId, ask: bool, first_write: bool, no_wait: bool, note: String, now: BootTime) {
+        let session = self.file.session.clone().filter(|_| self.session.is_some());
+        let Some(session) = session else {
+            let why =
+                if self.link.trouble.is_empty() { "this side has no session yet".to_owned() } else { self.link.trouble.clone() };
+            let refusal = Refusal::new(Code::Unreachable, why);
+            if let Some(tree) = self.trees.get_mut(id) {
+                tree.side.handle_acquire_answer(Err(refusal), now);
+            }
+            return;
+        };
+        let place = self.trees.get(id).and_then(|t| t.mounted.as_ref()).and_then(|m| m.place.clone());
+        let command = Command::Acquire(Acquire { tree: id.clone(), session, ask, first_write, no_wait, note, place });
+        self.send(id, command, Purpose::Acquire, RequestKey::random());
+    }
+
+    fn send_end(&mut self, id: &TreeId, command: Command, request: u32) {
+        // The same request asked again carries the same key (DESIGN 5, step 5).
+        let Some(tree) = self.trees.get_mut(id) else { return };
+        let epoch = tree.side.grant().map_or(Epoch::ZERO, |g| g.epoch);
+        let key = match &tree.end_key {
+            Some((e, r, key)) if (*e, *r) == (epoch, request) => key.clone(),
+            _ => RequestKey::random(),
+        };
+        tree.end_key = Some((epoch, request, key.clone()));
+        let no = tree.side.end_no();
+        self.send(id, command, Purpose::End(no), key);
+    }
+
+    fn send(&mut self, id: &TreeId, command: Command, purpose: Purpose, key: RequestKey) {
+        let Some(tree) = self.trees.get(id) else { return };
+        let (servers, cluster) = (self.servers.clone(), self.file.cluster.clone());
+        if let Err(error) = tree.wire.try_send(Job { key, command, purpose: purpose.clone(), servers, cluster }) {
+            tracing::error!(tree = %id, %error, "too many commands wait for the servers");
+            let refusal = Refusal::new(Code::Limit, "too many commands wait for the lease servers");
+            let (mail, id) = (self.mail.clone(), id.clone());
+            tokio::spawn(async move { mail.send(Msg::Tree(id, Done::Answer(purpose, Err(refusal)))).await });
+        }
+    }
+
+    // ---- what came back ----
+
+    pub(super) fn handle_done(&mut self, id: &TreeId, done: Done, now: BootTime) {
+        let Some(tree) = self.trees.get_mut(id) else { return };
+        match done {
+            Done::Answer(Purpose::Acquire, answer) => {
+                tree.side.handle_acquire_answer(answer, now);
+                self.read_table_soon(now);
+            }
+            Done::Answer(Purpose::Owed(epoch), answer) => tree.side.handle_owed_answer(epoch, answer.is_ok(), now),
+            Done::Answer(Purpose::Cancel, Ok(Answer::Done)) => tree.side.handle_cancelled(),
+            Done::Answer(Purpose::End(no), answer) => {
+                tree.side.handle_end_answer(no, answer.map_err(|r| r.message), now);
+                self.read_table_soon(now);
+            }
+            Done::Answer(Purpose::Rest, answer) => tree.side.handle_rest_answer(&answer, now),
+            Done::Answer(Purpose::Tell | Purpose::Cancel, _) => {}
+            Done::Settled(settled) => tree.side.handle_settled(settled, now),
+            Done::Opened(epoch, result) => {
+                let result = result.map(|notes| {
+                    for note in notes {
+                        keep_note(tree, note);
+                    }
+                });
+                tree.side.handle_opened(epoch, result, now);
+            }
+            Done::CarriedOut(epoch, dropped) => {
+                tree.unflushed = true;
+                tree.side.handle_carried_out(epoch, dropped, now);
+            }
+            Done::Moment(no, unfinished) => {
+                if let Some(mounted) = &tree.mounted {
+                    tree.side.note_mutation(mounted.mount.last_mutation());
+                }
+                let moment = tree.side.moment(unfinished);
+                tree.side.feed_ending(no, |handoff, now| handoff.handle_moment(moment, now), now);
+            }
+            Done::Pushed(no) => tree.side.feed_ending(no, |handoff, now| handoff.handle_pushed(now), now),
+            Done::Drained(no, drained) => tree.side.feed_ending(no, |handoff, now| handoff.handle_drained(drained, now), now),
+            Done::Flushed(no, flushed) => tree.side.feed_ending(no, |handoff, now| handoff.handle_flushed(flushed, now), now),
+            Done::Shut(epoch) => {
+                if let Some(lease) = self.lease(id, epoch) {
+                    self.send(id, Command::GateClosed(lease), Purpose::Tell, RequestKey::random());
+                }
+            }
+            Done::FirstWrite if tree.unmounting => {
+                if let Some(mounted) = &tree.mounted {
+                    mounted.mount.answer_waiters(Outcome::Refused);
+                }
+            }
+            Done::FirstWrite => tree.side.handle_first_write(now),
+            Done::LateWrite(what) => {
+                keep_note(tree, what.clone());
+                let epoch = tree.side.latest;
+                if let Some(lease) = self.lease(id, epoch) {
+                    let event = treelease_client::words::command::EventKind::LateWrite;
+                    self.send(id, Command::Report { lease, event, reason: what, count: 1 }, Purpose::Tell, RequestKey::random());
+                }
+            }
+        }
+    }
+
+    // ---- people ----
+
+    fn tell_hold(&mut self, id: &TreeId, hold: &HoldId, kind: hold_answer::Kind, last: bool) {
+        let Some(tree) = self.trees.get_mut(id) else { return };
+        // A command that does not read (stopped by Ctrl-Z) must still find the last word, which it waits for.
+        let waits = matches!(kind, hold_answer::Kind::Waiting(_));
+        if let Some(stream) = tree.hold_streams.get(hold)
+            && !(waits && stream.capacity() <= ROOM_FOR_LAST)
+        {
+            let _ = stream.try_send(wire::HoldAnswer { kind: Some(kind) });
+        }
+        if last {
+            tree.hold_streams.remove(hold);
+        }
+    }
+
+    fn hold_granted(&mut self, id: &TreeId, hold: &HoldId) {
+        let side = self.side.to_string();
+        let Some(tree) = self.trees.get(id) else { return };
+        let epoch = tree.side.grant().map_or(0, |g| g.epoch.get());
+        let kind = tree.side.holds.get(hold).map(|h| h.kind);
+        let held = wire::HeldNow {
+            hold: hold.to_string(),
+            tree: id.to_string(),
+            epoch,
+            side,
+            tree_name: tree.side.name.to_string(),
+            mounted_at: tree.mounted.as_ref().map(|m| m.at.display().to_string()).unwrap_or_default(),
+            already: false,
+        };
+        // A person's hold lives without its stream; a command's needs it to hear of a loss.
+        let last = kind == Some(super::tree::HoldKind::Acquire);
+        self.tell_hold(id, hold, hold_answer::Kind::Held(held), last);
+    }
+
+    fn hold_waits(&mut self, id: &TreeId, hold: &HoldId) {
+        let Some(tree) = self.trees.get(id) else { return };
+        let why = tree.side.why_not();
+        let holder = tree.side.holder().cloned();
+        let place = match tree.side.line {
+            super::tree::Line::In { place, .. } => place,
+            _ => 0,
+        };
+        let waiting = wire::Waiting {
+            message: why.message,
+            place,
+            holder_side: holder.as_ref().map(|h| h.side.to_string()).unwrap_or_default(),
+            holder_host: holder.as_ref().map(|h| h.host.clone()).unwrap_or_default(),
+            holder_since: holder.as_ref().map(|h| h.since.to_string()).unwrap_or_default(),
+            holder_note: holder.as_ref().map(|h| h.note.clone()).unwrap_or_default(),
+            epoch: holder.as_ref().map_or(0, |h| h.epoch.get()),
+        };
+        self.tell_hold(id, hold, hold_answer::Kind::Waiting(waiting), false);
+    }
+
+    pub(super) fn hold_refused(&mut self, id: &TreeId, hold: &HoldId, mut failure: Failure) {
+        if let Some(tree) = self.trees.get(id)
+            && failure.hints.is_empty()
+        {
+            failure = super::calls::with_hint(failure, &tree.side);
+        }
+        self.tell_hold(id, hold, hold_answer::Kind::Refused(to_local(&failure)), true);
+    }
+
+    fn tell_enders(&mut self, id: &TreeId, kind: progress::Kind) {
+        let Some(tree) = self.trees.get_mut(id) else { return };
+        for who in &tree.enders {
+            let _ = who.try_send(wire::Progress { kind: Some(kind.clone()) });
+        }
+    }
+
+    fn end_result(&mut self, id: &TreeId, result: EndResult) {
+        let Some(tree) = self.trees.get(id) else { return };
+        let name = tree.side.name.clone();
+        if let (EndResult::Released { .. }, Some(tree)) = (&result, self.trees.get_mut(id)) {
+            tree.unflushed = false;
+        }
+        if let (EndResult::Surrendered(why), Some(ending)) = (&result, &mut self.ending) {
+            ending.unclean.push(format!("\"{name}\" ended unclean: {why}"));
+        }
+        let kind = match result {
+            EndResult::Released { files, bytes, not_to } => {
+                tracing::info!(tree = %id, files, bytes, "lease released clean");
+                match not_to {
+                    None => {
+                        let message = format!("\"{name}\" released: {files} files, {bytes} bytes made durable.");
+                        progress::Kind::Finished(wire::Finished { message, notes: Vec::new() })
+                    }
+                    Some(why) => progress::Kind::Refused(to_local(&Failure::new(
+                        Code::NotFound,
+                        format!("\"{name}\" was released, but not given to that side: {why}"),
+                    ))),
+                }
+            }
+            EndResult::Kept(refusal) => progress::Kind::Refused(to_local(&refusal.into())),
+            EndResult::Surrendered(why) => progress::Kind::Refused(to_local(
+                &Failure::new(Code::Storage, format!("\"{name}\" ended unclean: {why}"))
+                    .hint("`treelease history` tells what is waited for now"),
+            )),
+        };
+        self.tell_enders(id, kind);
+        if let Some(tree) = self.trees.get_mut(id) {
+            tree.enders.clear();
+        }
+    }
+
+    fn note(&mut self, id: &TreeId, note: String) {
+        tracing::info!(tree = %id, note);
+        if let Some(tree) = self.trees.get_mut(id) {
+            keep_note(tree, note);
+        }
+    }
+}
+
+pub(super) fn keep_note(tree: &mut Tree, note: String) {
+    if tree.notes.len() >= NOTES_MAX {
+        tree.notes.remove(0);
+    }
+    tree.notes.push(note);
+}

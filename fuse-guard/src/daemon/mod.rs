@@ -1,0 +1,416 @@
+//! The side daemon's loop: it owns the session, the trees and the mounts, and is the only one that changes them.
+//!
+//! Everything that can take time (calls to servers, every call on the lower filesystem) runs elsewhere and comes back as a
+//! [`Msg`]: renewals, deadline, local socket and status never wait for the storage, which may hang for ever (DESIGN 4).
+//! What is to be done is decided by pure parts: the session core says when to renew and until when may be written,
+//! [`tree::TreeSide`] what this side wants with a tree, [`crate::handoff`] how a lease ends. The loop reads the clock, feeds
+//! them, and carries out their effects.
+//!
+//! | file | is |
+//! |---|---|
+//! | [`tree`] | one tree as this side has it, pure |
+//! | `effects` | carrying out what it asks for |
+//! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
+//! | `calls` | what local commands ask |
+//! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
+//! | `root` | marker, stamp and left-overs at a grant (I8) |
+//! | `report` | how things stand, as JSON |
+//! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
+
+mod calls;
+mod effects;
+mod mounts;
+mod report;
+mod root;
+mod servers;
+pub mod socket;
+pub mod state_dir;
+pub mod tree;
+mod unmounts;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use treelease_client::config::Config;
+use treelease_client::error::Failure;
+use treelease_client::marker::Marker;
+use treelease_client::rpc::Servers;
+use treelease_client::session::SessionCore;
+use treelease_client::words::clock::{Clock, SideClock};
+use treelease_client::words::epoch::Epoch;
+use treelease_client::words::id::{ClusterId, HoldId, Place, RequestKey, SideName, TreeId};
+use treelease_client::words::refusal::Code;
+use treelease_client::words::time::BootTime;
+use treelease_client::words::tree::ClusterStatus;
+use treelease_client::words::wire::{HoldAnswer, Progress};
+
+use crate::fuse::Mount;
+use socket::Call;
+use state_dir::{SessionFile, StateDir};
+use tree::TreeSide;
+
+/// The most messages that the loop has not seen to yet; who sends more waits.
+const MAIL_MAX: usize = 4096;
+/// The loop looks at the clock at least so often: timers stand still in suspend, and a deadline is never looked at late.
+const TICK: Duration = Duration::from_millis(200);
+/// How often it looks whether to give way while somebody waits for a tree that is held here.
+const GIVE_WAY_TICK: Duration = Duration::from_millis(20);
+/// The state file and the virtual files follow a change within this time.
+const REPORT_PAUSE: Duration = Duration::from_millis(20);
+/// How long the daemon's end takes at most: then the process goes, and what was not handed over ends unclean.
+const DOWN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Something that the loop is to see to.
+#[derive(Debug)]
+pub(crate) enum Msg {
+    /// From the local socket.
+    Call(Call),
+    /// From the servers.
+    Server(servers::FromServer),
+    /// Something about one tree has come to its end elsewhere.
+    Tree(TreeId, effects::Done),
+    /// A mount that a local command asked for has come to its end.
+    Mounted(mounts::Mounting),
+    /// A mount was taken away, or could not be.
+    Unmounted(unmounts::Unmounted),
+    /// SIGTERM: hand over and end.
+    Terminate,
+}
+
+/// A guarded mount.
+pub(crate) struct Mounted {
+    mount: Arc<Mount>,
+    root: Arc<OwnedFd>,
+    lower: PathBuf,
+    at: PathBuf,
+    marker: Marker,
+    place: Option<Place>,
+}
+
+/// One tree with what belongs to it.
+pub(crate) struct Tree {
+    side: TreeSide,
+    mounted: Option<Mounted>,
+    /// It is being taken away: nothing new begins on it.
+    unmounting: bool,
+    /// It was taken away; it goes from here once no lease stands on it.
+    unmounted: bool,
+    /// Commands about this tree, one after the other: an acquire never overtakes the cancel before it.
+    wire: servers::Wire,
+    hold_streams: BTreeMap<HoldId, mpsc::Sender<HoldAnswer>>,
+    /// Who waits for the end of the lease.
+    enders: Vec<mpsc::Sender<Progress>>,
+    notes: Vec<String>,
+    /// What the person who hands over wants to be read in the history.
+    end_note: String,
+    /// Something was written under a lease that has not ended clean.
+    unflushed: bool,
+    /// The request key of the release or surrender under way: epoch, request number, key.
+    end_key: Option<(Epoch, u32, RequestKey)>,
+}
+
+/// The daemon.
+pub struct Daemon {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    side: SideName,
+    host: String,
+    servers: Option<Arc<Servers>>,
+    state: StateDir,
+    file: SessionFile,
+    session: Option<SessionCore>,
+    link: servers::Link,
+    trees: BTreeMap<TreeId, Tree>,
+    table: Option<(ClusterStatus, BootTime)>,
+    mail: mpsc::Sender<Msg>,
+    mailbox: Option<mpsc::Receiver<Msg>>,
+    ending: Option<Ending>,
+    report_due: Option<BootTime>,
+    boot: String,
+    faults: Faults,
+    parked: Vec<calls::Parked>,
+}
+
+/// The daemon ends when this is through.
+struct Ending {
+    until: BootTime,
+    who: Vec<mpsc::Sender<Progress>>,
+    notes: Vec<String>,
+    /// What did not end clean: the daemon's end is no success then.
+    unclean: Vec<String>,
+    /// When unmounting began, and how many mounts are still to go.
+    unmounting: Option<(BootTime, usize)>,
+}
+
+/// Faults that tests put back in, to see that they are caught: `TREELEASE_TEST_FAULT`, debug builds only.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults {
+    /// Old handles are never stale, nodes never replaced (I6 off).
+    no_stale: bool,
+    /// The marker is not looked at (I8 off).
+    no_marker_check: bool,
+    /// The servers' events and table are not followed.
+    hold_back_events: bool,
+}
+
+impl Faults {
+    fn from_env() -> Self {
+        if !cfg!(debug_assertions) {
+            return Self::default();
+        }
+        let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
+        let has = |name: &str| named.split(',').any(|n| n == name);
+        Self { no_stale: has("no_stale"), no_marker_check: has("no_marker_check"), hold_back_events: has("hold_back_events") }
+    }
+}
+
+impl Daemon {
+    /// Takes the state directory's lock and reads what the last run has left.
+    pub fn new(config: Config) -> Result<Self, Failure> {
+        let side = config.side()?;
+        let clock: Arc<dyn Clock> = Arc::new(SideClock::new());
+        let boot = treelease_client::place::boot_id().map_err(|e| Failure::io("cannot read the kernel's boot id", &e))?;
+        let state = StateDir::open(&config.state_dir)?;
+        let file = match state.session()? {
+            Some(file) if file.side == side => file,
+            _ => SessionFile {
+                side: side.clone(),
+                cluster: None,
+                session: None,
+                secret: String::new(),
+                next_secret: String::new(),
+                boot: boot.clone(),
+                leases: BTreeMap::new(),
+            },
+        };
+        let (mail, mailbox) = mpsc::channel(MAIL_MAX);
+        let host = config.env.hostname.clone().unwrap_or_default();
+        Ok(Self {
+            config,
+            clock,
+            side,
+            host,
+            servers: None,
+            state,
+            file,
+            session: None,
+            link: servers::Link::default(),
+            trees: BTreeMap::new(),
+            table: None,
+            mail,
+            mailbox: Some(mailbox),
+            ending: None,
+            report_due: None,
+            boot,
+            faults: Faults::from_env(),
+            parked: Vec::new(),
+        })
+    }
+
+    /// Runs until SIGTERM or `treelease down`. The socket answers once the configured mounts have been tried.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let Some(mut mailbox) = self.mailbox.take() else { return Ok(()) };
+        self.terminate_on_signals()?;
+        self.connect();
+        self.restore_mounts().await;
+        let stop = CancellationToken::new();
+        let (calls, mut called) = mpsc::channel(socket::CALLS_MAX);
+        let socket = socket::serve(&self.config.runtime_dir.join("socket"), calls, stop.clone())?;
+        let mail = self.mail.clone();
+        tokio::spawn(async move {
+            while let Some(call) = called.recv().await {
+                if mail.send(Msg::Call(call)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tracing::info!(side = %self.side, pid = std::process::id(), "side daemon started");
+        sd_notify("READY=1");
+        while !self.is_over() {
+            let now = self.clock.now();
+            self.turn(now);
+            let wait = self.next_deadline().map_or(TICK, |at| at.since(self.clock.now()).min(TICK)).max(Duration::from_millis(1));
+            tokio::select! {
+                msg = mailbox.recv() => {
+                    let Some(msg) = msg else { break };
+                    self.handle(msg);
+                    // What has piled up is one turn.
+                    while let Ok(msg) = mailbox.try_recv() {
+                        self.handle(msg);
+                    }
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        sd_notify("STOPPING=1");
+        self.say_goodbye();
+        // The answers on their way to `treelease down` go out before the socket closes.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stop.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), socket).await;
+        let _ = std::fs::remove_file(self.config.runtime_dir.join("socket"));
+        tracing::info!(side = %self.side, "side daemon ended");
+        Ok(())
+    }
+
+    fn terminate_on_signals(&self) -> Result<(), Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+        for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+            let mut signals = signal(kind).map_err(|e| Failure::io("cannot listen for signals", &e))?;
+            let mail = self.mail.clone();
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    if mail.send(Msg::Terminate).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, msg: Msg) {
+        let now = self.clock.now();
+        match msg {
+            Msg::Call(call) => self.handle_call(call, now),
+            Msg::Server(from) => self.handle_server(from, now),
+            Msg::Tree(id, done) => self.handle_done(&id, done, now),
+            Msg::Mounted(mounting) => self.handle_mounted(mounting, now),
+            Msg::Unmounted(unmounted) => self.handle_unmounted(unmounted, now),
+            Msg::Terminate => self.begin_down(DOWN_LIMIT, None, now),
+        }
+        self.carry_out(now);
+        self.report_due.get_or_insert(now.after(REPORT_PAUSE));
+    }
+
+    /// Sees to everything that is due.
+    fn turn(&mut self, now: BootTime) {
+        self.drive_session(now);
+        self.unpark(now);
+        self.refresh_rights(now);
+        for tree in self.trees.values_mut() {
+            if let Some(mounted) = &tree.mounted {
+                tree.side.note_mutation(mounted.mount.last_mutation());
+            }
+            tree.side.handle_timeout(now);
+        }
+        self.drop_unmounted(now);
+        self.carry_out(now);
+        self.drive_ending(now);
+        if self.report_due.is_some_and(|at| now >= at) {
+            self.report_due = None;
+            self.write_reports();
+        }
+    }
+
+    /// Until when each lease may be written, by the session core (I4); fed to the trees.
+    fn refresh_rights(&mut self, now: BootTime) {
+        let held_off = self.link.gate_not_before.is_some_and(|at| now < at);
+        for tree in self.trees.values_mut() {
+            let (right, listed) = match (&self.session, tree.side.grant()) {
+                (Some(session), Some(grant)) if !held_off => {
+                    let listed = (session.listed_by() > 0)
+                        .then(|| session.listed().get(&grant.tree).is_some_and(|p| p.epoch == grant.epoch));
+                    (session.right(&grant.tree, grant.epoch, now), listed)
+                }
+                _ => (None, None),
+            };
+            tree.side.handle_right(right, listed, now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<BootTime> {
+        let now = self.clock.now();
+        let trees = self.trees.values().filter_map(|tree| {
+            let look = tree.side.somebody_waits().then(|| now.after(GIVE_WAY_TICK));
+            [tree.side.next_deadline(), look].into_iter().flatten().min()
+        });
+        let session = self.session.as_ref().and_then(SessionCore::next_deadline);
+        let ending = self.ending_deadline();
+        trees
+            .chain([session, self.report_due, self.link.next_deadline(), ending, self.parked_deadline()].into_iter().flatten())
+            .min()
+    }
+
+    // ---- small things that several files use ----
+
+    fn actor(&self) -> String {
+        format!("{} (host {})", self.side, self.host)
+    }
+
+    fn cluster(&self) -> Option<&ClusterId> {
+        self.file.cluster.as_ref()
+    }
+
+    fn tree_named(&self, name: &str) -> Option<&TreeId> {
+        self.trees.iter().find(|(id, t)| t.side.name.as_str() == name || id.as_str() == name).map(|(id, _)| id)
+    }
+
+    /// The tree of that name, made known to this side if the servers know it.
+    fn find_tree(&mut self, name: &str) -> Result<TreeId, Failure> {
+        if let Some(id) = self.tree_named(name) {
+            return Ok(id.clone());
+        }
+        let Some((table, _)) = &self.table else {
+            return Err(Failure::new(Code::Unreachable, format!("no lease server has answered yet about \"{name}\"")));
+        };
+        let Some(status) = table.trees.iter().find(|t| t.name.as_str() == name) else {
+            return Err(Failure::new(Code::NotFound, format!("there is no tree \"{name}\""))
+                .hint("`treelease tree list` shows the trees; `treelease up DIR` makes one"));
+        };
+        let status = status.clone();
+        let (id, now) = (status.id.clone(), self.clock.now());
+        let mine = self.file.session.clone();
+        let tree = self.tree_entry(&id, &status.name);
+        tree.side.handle_table(status, mine.as_ref(), now);
+        Ok(id)
+    }
+
+    fn tree_entry(&mut self, id: &TreeId, name: &treelease_client::words::id::TreeName) -> &mut Tree {
+        if !self.trees.contains_key(id) {
+            let wire = self.start_wire(id);
+            let mut tree = Tree {
+                side: TreeSide::new(id.clone(), name.clone(), self.side.clone()),
+                mounted: None,
+                unmounting: false,
+                unmounted: false,
+                wire,
+                hold_streams: BTreeMap::new(),
+                enders: Vec::new(),
+                notes: Vec::new(),
+                end_note: String::new(),
+                unflushed: false,
+                end_key: None,
+            };
+            if let Some(session) = &self.session {
+                tree.side.set_incarnation(session.incarnation());
+            }
+            self.trees.insert(id.clone(), tree);
+        }
+        self.trees.get_mut(id).expect("it was just put in")
+    }
+}
+
+/// Tells a supervisor how things stand, by the protocol of `sd_notify`: a datagram to `$NOTIFY_SOCKET`.
+fn sd_notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
+        let text = path.to_string_lossy();
+        match text.strip_prefix('@') {
+            Some(name) => {
+                use std::os::linux::net::SocketAddrExt;
+                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                socket.send_to_addr(state.as_bytes(), &address)
+            }
+            None => socket.send_to(state.as_bytes(), &path),
+        }
+    });
+    if let Err(error) = sent {
+        tracing::debug!(%error, "the supervisor could not be told");
+    }
+}

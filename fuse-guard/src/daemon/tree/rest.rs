@@ -1,0 +1,182 @@
+//! At rest and active (DESIGN 3): a holder that has nothing unconfirmed and has not written for a while says so, and before its
+//! next write it says otherwise. A lease that ends without a word while at rest leaves nothing behind: no fence is needed.
+//!
+//! # Promises
+//!
+//! - `rest` is sent only after the gate demanded a new `active` of every operation, all permits had ended and the storage had
+//!   confirmed what was written.
+//! - From the moment `rest` is sent, only an acknowledged `active` with a higher number opens the gate, whatever became of the
+//!   `rest`. *Why:* the server may have applied it although its answer was lost; and it ignores a number that is not higher
+//!   than the last one, so a delayed `rest` never follows the `active` that was sent after it.
+//! - A write-back error found on the way ends the lease: it is reported once, so it counts for the epoch.
+
+use std::time::Duration;
+
+use treelease_client::words::command::Answer;
+use treelease_client::words::policy::Mode;
+use treelease_client::words::refusal::Refusal;
+use treelease_client::words::time::BootTime;
+
+use super::{Effect, EndRequest, Phase, RETRY_PAUSE, TreeSide};
+
+/// Rest begins so long after the last mutation.
+pub const REST_AFTER: Duration = Duration::from_secs(1);
+/// Numbers of one incarnation of the session; the next one begins above them.
+const NUMBERS: u32 = 32;
+
+/// How far a holder is between writing and rest. Anything but `Awake` makes mutations wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Writes go through.
+    Awake,
+    /// The gate is shut; permits end, the storage confirms. Nothing was sent yet.
+    Settling,
+    /// `rest` is on its way.
+    Telling,
+    /// `rest` was sent, and may be known to the server.
+    AtRest,
+    /// `active` is on its way.
+    Waking,
+}
+
+impl TreeSide {
+    /// This run of the daemon is that incarnation: its numbers are above those of every earlier one.
+    pub fn set_incarnation(&mut self, incarnation: u64) {
+        self.rest_number = self.rest_number.max(incarnation << NUMBERS);
+    }
+
+    /// Whether the server has been told that nothing is unconfirmed.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. }) && self.rest == Rest::AtRest
+    }
+
+    pub(super) fn begin_awake(&mut self, awake: bool) {
+        self.rest = if awake { Rest::Awake } else { Rest::AtRest };
+        self.wake_wanted = false;
+        self.woke = None;
+        self.end_when_awake = None;
+    }
+
+    /// Begins to rest if nothing has been written for a while.
+    pub(super) fn consider_rest(&mut self, now: BootTime) {
+        if self.rest_due().is_none_or(|at| now < at) || !self.right_lives(now) {
+            return;
+        }
+        self.rest = Rest::Settling;
+        self.effects.push_back(Effect::Publish);
+        self.effects.push_back(Effect::Settle);
+    }
+
+    fn rest_due(&self) -> Option<BootTime> {
+        let Phase::Open { opened, .. } = &self.phase else { return None };
+        let enforced = self.mounted && self.policy.mode == Mode::Enforce;
+        if self.rest != Rest::Awake || !enforced || self.lapsed {
+            return None;
+        }
+        let latest = self.last_mutation.max(self.woke).max(Some(*opened))?;
+        Some(latest.after(REST_AFTER))
+    }
+
+    pub(super) fn rest_deadline(&self) -> Option<BootTime> {
+        self.rest_due()
+    }
+
+    /// The permits have ended and the storage has confirmed, or not. `Err(true)`: a write-back error.
+    pub fn handle_settled(&mut self, settled: Result<(), bool>, now: BootTime) {
+        if self.rest != Rest::Settling || !matches!(self.phase, Phase::Open { .. }) {
+            return;
+        }
+        match settled {
+            Ok(()) => {
+                self.rest = Rest::Telling;
+                self.tell(true);
+            }
+            Err(broken) => {
+                self.awake(now);
+                if broken {
+                    self.begin_end(EndRequest::Release { now: true }, now);
+                }
+            }
+        }
+    }
+
+    /// A mutation waits, or the lease is to end: the server must know that something may be unconfirmed again.
+    pub(super) fn want_awake(&mut self, now: BootTime) {
+        match self.rest {
+            Rest::Awake => self.effects.push_back(Effect::Publish),
+            // Nothing was sent yet.
+            Rest::Settling => self.awake(now),
+            Rest::AtRest => {
+                self.wake_wanted = true;
+                if self.retry_at.is_none_or(|at| now >= at) {
+                    self.retry_at = None;
+                    self.rest = Rest::Waking;
+                    self.tell(false);
+                }
+            }
+            Rest::Telling | Rest::Waking => self.wake_wanted = true,
+        }
+    }
+
+    fn tell(&mut self, at_rest: bool) {
+        self.rest_number += 1;
+        self.effects.push_back(Effect::TellRest { at_rest, number: self.rest_number });
+    }
+
+    fn awake(&mut self, now: BootTime) {
+        self.rest = Rest::Awake;
+        self.wake_wanted = false;
+        self.woke = Some(now);
+        self.effects.push_back(Effect::Publish);
+        if let Some(request) = self.end_when_awake.take() {
+            self.begin_end(request, now);
+        }
+    }
+
+    /// The servers' answer to [`Effect::TellRest`].
+    pub fn handle_rest_answer(&mut self, answer: &Result<Answer, Refusal>, now: BootTime) {
+        if !matches!(self.phase, Phase::Open { .. }) {
+            return;
+        }
+        match (self.rest, answer) {
+            // Whatever became of it: from now on only an `active` opens the gate.
+            (Rest::Telling, _) => {
+                self.rest = Rest::AtRest;
+                if self.wake_wanted {
+                    self.want_awake(now);
+                }
+            }
+            (Rest::Waking, Ok(Answer::Done)) => self.awake(now),
+            // Not current any more (the next renewal says why), or nobody knows: asked again while somebody waits.
+            (Rest::Waking, _) => {
+                self.rest = Rest::AtRest;
+                self.retry_at = Some(now.after(RETRY_PAUSE));
+            }
+            _ => {}
+        }
+    }
+
+    /// An `active` that got no answer is sent again while somebody waits for it.
+    pub(super) fn retry_wake(&mut self, now: BootTime) {
+        if self.rest == Rest::AtRest && self.wake_wanted && self.right_lives(now) && self.retry_at.is_some_and(|at| now >= at) {
+            self.want_awake(now);
+        }
+    }
+
+    /// Before a lease is handed over, the gate is open for what mapped pages have to say (DESIGN 5, step 2): a tree at rest is
+    /// woken first. False: the end begins when it is.
+    pub(super) fn awake_for_end(&mut self, request: &EndRequest, now: BootTime) -> bool {
+        if self.rest == Rest::Settling {
+            self.awake(now);
+        }
+        if self.rest == Rest::Awake {
+            return true;
+        }
+        if self.end_when_awake.is_none() {
+            self.end_when_awake = Some(request.clone());
+            self.effects.push_back(Effect::EndProgress("telling the server that writes may follow".into()));
+        }
+        self.want_awake(now);
+        false
+    }
+}

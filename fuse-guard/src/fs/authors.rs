@@ -1,0 +1,126 @@
+//! Which process made or wrote which file, and in which epoch: git and editors commit by rename.
+//!
+//! # Promises
+//!
+//! I6: a rename or link whose source the same process made or wrote before another side's turn is ESTALE. *Why:* a finished
+//! `index.lock` of before that turn, renamed into place after it, undoes what the other side has committed. A process that
+//! makes the file anew in this run may rename it, and so may any other process (`mv` by a person who looked).
+//!
+//! # Does not know
+//!
+//! What was written through an earlier mount of a daemon that was restarted since.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use treelease_client::words::epoch::Epoch;
+use treelease_client::words::time::BootTime;
+
+use super::inode::Key;
+use crate::sync::lock;
+
+/// (Process, file) pairs that are remembered; at the limit, those of processes that have ended go first, then the oldest epoch's.
+pub const AUTHORS_MAX: usize = 65_536;
+/// How long it is believed which process a thread belongs to. A thread's number is not used again so soon.
+const THREADS_KEPT: Duration = Duration::from_secs(1);
+/// Threads that are remembered; at the limit all are forgotten.
+const THREADS_MAX: usize = 1024;
+
+/// A process, told from a later one with its number by when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Process {
+    pid: u32,
+    started: u64,
+}
+
+/// Who made or wrote what.
+#[derive(Default)]
+pub struct Authors {
+    known: Mutex<BTreeMap<(Process, Key), Epoch>>,
+    threads: Mutex<BTreeMap<u32, (BootTime, Process)>>,
+}
+
+/// The field `starttime` of `/proc/PID/stat`, in ticks since boot. The name before it may contain anything.
+fn started(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn process_of(thread: u32) -> Option<Process> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    let started = started(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    Some(Process { pid, started })
+}
+
+impl Authors {
+    fn process(&self, thread: u32, now: BootTime) -> Option<Process> {
+        if thread == 0 {
+            return None;
+        }
+        if let Some((at, process)) = lock(&self.threads).get(&thread)
+            && now.since(*at) < THREADS_KEPT
+        {
+            return Some(*process);
+        }
+        let process = process_of(thread)?;
+        let mut threads = lock(&self.threads);
+        if threads.len() >= THREADS_MAX {
+            threads.clear();
+        }
+        threads.insert(thread, (now, process));
+        Some(process)
+    }
+
+    /// A process made the file (`anew`: nothing of an earlier run is in it) or wrote it, under this epoch.
+    pub fn wrote(&self, thread: u32, key: Key, epoch: Epoch, anew: bool, now: BootTime) {
+        let Some(process) = self.process(thread, now) else { return };
+        let mut known = lock(&self.known);
+        if known.len() >= AUTHORS_MAX && !known.contains_key(&(process, key)) {
+            known.retain(|(process, _), _| process_of(process.pid) == Some(*process));
+            if known.len() >= AUTHORS_MAX
+                && let Some(oldest) = known.iter().min_by_key(|(_, epoch)| **epoch).map(|(pair, _)| *pair)
+            {
+                known.remove(&oldest);
+            }
+        }
+        let since = known.entry((process, key)).or_insert(epoch);
+        *since = if anew { epoch } else { (*since).min(epoch) };
+    }
+
+    /// Whether the process made or wrote the file before another side's turn.
+    pub fn is_stale(&self, thread: u32, key: Key, stale_below: Epoch, now: BootTime) -> bool {
+        let Some(process) = self.process(thread, now) else { return false };
+        lock(&self.known).get(&(process, key)).is_some_and(|epoch| *epoch < stale_below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(ino: u64) -> Key {
+        Key::raw(1, ino)
+    }
+
+    #[test]
+    fn what_this_process_made_before_another_sides_turn_is_stale_until_it_makes_it_anew() {
+        let (authors, me, now) = (Authors::default(), std::process::id(), BootTime::default());
+        let epoch = Epoch::from_raw;
+        authors.wrote(me, key(7), epoch(3), true, now);
+        assert!(!authors.is_stale(me, key(7), epoch(3), now), "no turn since");
+        assert!(authors.is_stale(me, key(7), epoch(5), now));
+        assert!(!authors.is_stale(me, key(8), epoch(5), now), "another file");
+        assert!(!authors.is_stale(1, key(7), epoch(5), now), "another process");
+        authors.wrote(me, key(7), epoch(5), false, now);
+        assert!(authors.is_stale(me, key(7), epoch(5), now), "written to, but what was in it is still in it");
+        authors.wrote(me, key(7), epoch(5), true, now);
+        assert!(!authors.is_stale(me, key(7), epoch(5), now));
+    }
+
+    #[test]
+    fn a_start_time_is_found_behind_any_name() {
+        let fields: Vec<String> = (3..=30).map(|n| n.to_string()).collect();
+        assert_eq!(started(&format!("12 (a ) b) {}", fields.join(" "))), Some(22));
+    }
+}

@@ -1,0 +1,238 @@
+//! What was written in this epoch and is to be made durable before the lease goes; and what looks unfinished.
+//!
+//! # Promises
+//!
+//! [`Dirty::flush`] says yes only when, since [`Dirty::begin`], every file that was written has been fsynced without an error,
+//! no fsync of an application has failed, and `syncfs`, on a descriptor opened when the epoch began, has returned 0. *Why both:*
+//! each reports write-back errors that the other does not (m, NFS.md), and the kernel reports each such error once to each
+//! descriptor that was open when it happened. So an error is remembered for the epoch, whoever's flush met it (also that at a
+//! deadline, whose lease goes on afterwards), and one flush waits for the one before: its error must not come after the yes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, statat, syncfs};
+use rustix::io::Errno;
+
+use super::inode::{Node, stat_fd};
+use super::reopen;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
+
+/// Failed files that are named; more are only counted.
+const NAMED: usize = 64;
+/// Names of locks and journals that are followed; beyond, the oldest directory's are dropped.
+const FOLLOWED: usize = 16_384;
+/// What a hot rollback journal of SQLite begins with.
+const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+
+/// The files written in one epoch.
+pub struct Dirty {
+    generation: AtomicU64,
+    files: Mutex<BTreeMap<u64, Arc<Node>>>,
+    /// Files that were flushed in this epoch, for the history's count.
+    flushed: Mutex<BTreeSet<u64>>,
+    bytes: AtomicU64,
+    failed: Mutex<Vec<String>>,
+    /// One flush at a time. Held while the storage hangs: then no other flush says yes.
+    flushing: Mutex<()>,
+    storage: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl Default for Dirty {
+    fn default() -> Self {
+        Dirty {
+            generation: AtomicU64::new(1),
+            files: Mutex::default(),
+            flushed: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            failed: Mutex::default(),
+            flushing: Mutex::default(),
+            storage: Mutex::default(),
+        }
+    }
+}
+
+impl Dirty {
+    /// A new epoch begins: nothing is dirty, and the descriptor for `syncfs` is opened.
+    pub fn begin(&self, root: &OwnedFd) -> Result<(), Errno> {
+        let fd = openat(root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        *lock(&self.storage) = Some(Arc::new(fd));
+        let mut files = lock(&self.files);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        files.clear();
+        lock(&self.flushed).clear();
+        self.bytes.store(0, Ordering::Relaxed);
+        lock(&self.failed).clear();
+        Ok(())
+    }
+
+    /// A file is written.
+    pub fn wrote(&self, node: &Arc<Node>, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let generation = self.generation.load(Ordering::Relaxed);
+        if node.dirty_in.swap(generation, Ordering::Relaxed) != generation {
+            lock(&self.files).insert(node.generation, node.clone());
+        }
+    }
+
+    /// The kernel has forgotten the node. A file without a name needs no flush, and must not be kept on the disk.
+    pub fn forgotten(&self, node: &Node) {
+        if node.dirty_in.load(Ordering::Relaxed) != 0 && stat_fd(&node.fd, false).is_ok_and(|stat| stat.stx_nlink == 0) {
+            lock(&self.files).remove(&node.generation);
+        }
+    }
+
+    /// An fsync, a close or a flush failed: the kernel reports such an error once, so it is remembered for the epoch.
+    pub fn failed(&self, path: String, why: Errno) {
+        let mut failed = lock(&self.failed);
+        if failed.len() < NAMED {
+            failed.push(format!("{path}: {}", describe(why)));
+        }
+    }
+
+    /// Makes everything durable. Returns files and bytes, or the names that may be lost. May hang with the storage: call it
+    /// on a thread that may be lost.
+    ///
+    /// `shut`: no write is admitted or in flight until this returns, so that what was flushed is dirty no more. An error is
+    /// remembered for the epoch: the kernel reports it once, and every later flush has to know of it.
+    pub fn flush(&self, path_of: impl Fn(&Node) -> String, shut: impl Fn() -> bool) -> Result<(u64, u64), Vec<String>> {
+        let _one = lock(&self.flushing);
+        let shut_before = shut();
+        let files: Vec<Arc<Node>> = lock(&self.files).values().cloned().collect();
+        for node in &files {
+            if let Err(why) = flush_one(node) {
+                self.failed(path_of(node), why);
+            }
+        }
+        let storage = lock(&self.storage).clone();
+        if let Some(fd) = storage
+            && let Err(why) = syncfs(&*fd)
+        {
+            self.failed("the filesystem as a whole".into(), why);
+        }
+        let failed = lock(&self.failed).clone();
+        if !failed.is_empty() {
+            return Err(failed);
+        }
+        let mut dirty = lock(&self.files);
+        let mut flushed = lock(&self.flushed);
+        flushed.extend(dirty.keys().copied());
+        let count = flushed.len() as u64;
+        if shut_before && shut() {
+            // Nothing was written since before the first fsync: what comes now is dirty anew.
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            dirty.clear();
+        }
+        Ok((count, self.bytes.load(Ordering::Relaxed)))
+    }
+
+    /// Names of the files written in this epoch, some of them.
+    pub fn names(&self, path_of: impl Fn(&Node) -> String) -> Vec<String> {
+        let files: Vec<Arc<Node>> = lock(&self.files).values().take(NAMED).cloned().collect();
+        files.iter().map(|node| path_of(node)).collect()
+    }
+}
+
+fn describe(why: Errno) -> String {
+    std::io::Error::from(why).to_string()
+}
+
+fn flush_one(node: &Node) -> Result<(), Errno> {
+    let pages = lock(&node.writable).pages.clone();
+    if let Some(fd) = pages {
+        return fsync(&*fd);
+    }
+    let opened = reopen(&node.fd, OFlags::RDONLY).or_else(|_| reopen(&node.fd, OFlags::WRONLY));
+    match opened {
+        Ok(fd) => fsync(&fd),
+        // Nobody can open it by its mode any more: `syncfs` covers it.
+        Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        // Deleted, here or by nobody else (this side holds the lease): nothing to lose.
+        Err(Errno::STALE | Errno::NOENT) => Ok(()),
+        Err(why) => Err(why),
+    }
+}
+
+/// Names that stand for unfinished work: git's locks, SQLite's journals.
+#[derive(Default)]
+pub struct Unfinished {
+    names: Mutex<BTreeMap<(u64, OsString), Arc<Node>>>,
+}
+
+fn looks_unfinished(dir: &Node, name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    (dir.in_git && bytes.ends_with(b".lock")) || bytes.ends_with(b"-journal")
+}
+
+impl Unfinished {
+    /// A name was seen or made.
+    pub fn seen(&self, dir: &Arc<Node>, name: &OsStr) {
+        if looks_unfinished(dir, name) {
+            let mut names = lock(&self.names);
+            if names.len() >= FOLLOWED {
+                names.pop_first();
+            }
+            names.insert((dir.id, name.to_owned()), dir.clone());
+        }
+    }
+
+    /// A name is gone.
+    pub fn gone(&self, dir: &Node, name: &OsStr) {
+        if looks_unfinished(dir, name) {
+            lock(&self.names).remove(&(dir.id, name.to_owned()));
+        }
+    }
+
+    /// What of it is still there, for people.
+    pub fn report(&self, path_of: impl Fn(&Node) -> String) -> Vec<String> {
+        let names: Vec<((u64, OsString), Arc<Node>)> = lock(&self.names).iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut found = Vec::new();
+        for ((id, name), dir) in names {
+            let path = || match path_of(&dir).as_str() {
+                "." => name.to_string_lossy().into_owned(),
+                above => format!("{above}/{}", name.to_string_lossy()),
+            };
+            let there = statat(&dir.fd, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
+            if matches!(there, Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR)) {
+                lock(&self.names).remove(&(id, name));
+            } else if name.as_encoded_bytes().ends_with(b"-journal") {
+                if is_hot(&dir, &name) {
+                    found.push(format!("SQLite journal {}", path()));
+                }
+            } else {
+                found.push(format!("git lock {}", path()));
+            }
+        }
+        found
+    }
+}
+
+/// A journal that was committed is gone, empty or (`journal_mode=persist`) has a zeroed head.
+fn is_hot(dir: &Node, name: &OsStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(fd) = openat(&dir.fd, name, flags, Mode::empty()) else { return false };
+    let mut head = [0u8; 8];
+    rustix::io::pread(&fd, &mut head, 0).is_ok_and(|n| n == head.len()) && head == JOURNAL_MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_one_flush_met_makes_every_later_one_of_the_epoch_fail() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let dirty = Dirty::default();
+        dirty.begin(&root).unwrap();
+        // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
+        let good = lock(&dirty.storage).replace(Arc::new(open(OFlags::PATH | OFlags::DIRECTORY)));
+        assert!(dirty.flush(|_| String::new(), || true).is_err(), "as at a deadline");
+        *lock(&dirty.storage) = good;
+        assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
+        dirty.begin(&root).unwrap();
+        assert_eq!(dirty.flush(|_| String::new(), || true), Ok((0, 0)));
+    }
+}

@@ -1,0 +1,363 @@
+//! The nodes: what the kernel knows of the tree, each with a descriptor of its lower inode.
+//!
+//! # Promises
+//!
+//! - A node is found by (device, inode number) of its lower file, so that all names of a hard-linked file are one node; and
+//!   it stays the same file, since its `O_PATH` descriptor keeps the number from being used again on this machine.
+//! - I6: a *replaced* node leaves that map, so that the next lookup makes a new node with another id. The old one keeps its
+//!   handles and mappings until the kernel forgets it, shares no pages with the new one, and takes no write.
+//! - A node's id is the lower inode number where that is free (programs compare inode numbers: git's index, `tar`), else one
+//!   from a range of its own. *Why an id may come back:* only after the kernel has forgotten the node of that id, when no
+//!   handle, mapping or name leads to it any more; and each node has another generation.
+//!
+//! # Does not know
+//!
+//! Who may write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
+
+use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
+use treelease_client::words::epoch::Epoch;
+
+use super::error::{Result, reason};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
+
+/// The root's id, by the protocol.
+pub const ROOT: u64 = 1;
+/// Ids from here on are ours, not lower inode numbers.
+const OWN_IDS: u64 = 1 << 62;
+/// The file type bits of a mode.
+pub const TYPE_BITS: u32 = 0o170_000;
+/// How many steps up a path is followed when it is written down for people.
+const DEPTH: usize = 128;
+
+/// Which lower inode: device and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    dev: u64,
+    ino: u64,
+}
+
+impl Key {
+    #[cfg(test)]
+    pub(super) fn raw(dev: u64, ino: u64) -> Self {
+        Key { dev, ino }
+    }
+
+    /// Of a file whose status was read.
+    pub fn of(stat: &Statx) -> Self {
+        Key { dev: (u64::from(stat.stx_dev_major) << 32) | u64::from(stat.stx_dev_minor), ino: stat.stx_ino }
+    }
+}
+
+/// The writable side of a node.
+#[derive(Default)]
+pub struct Writable {
+    /// Open handles that may write.
+    pub handles: usize,
+    /// A plain read-write descriptor for the kernel's page-cache writes: never one with `O_APPEND`.
+    pub pages: Option<Arc<OwnedFd>>,
+}
+
+/// One file, directory or other thing that the kernel knows.
+pub struct Node {
+    /// What the kernel calls it.
+    pub id: u64,
+    /// Another one for each node that ever was.
+    pub generation: u64,
+    /// Its lower inode.
+    pub key: Key,
+    /// Its file type bits.
+    pub kind: u32,
+    /// Whether a directory above it, or it itself, is called `.git`.
+    pub in_git: bool,
+    /// `O_PATH`, beneath the root.
+    pub fd: OwnedFd,
+    /// Whether it may be written; taken with no other lock.
+    pub writable: Mutex<Writable>,
+    /// The generation of the dirty set that it is in.
+    pub dirty_in: AtomicU64,
+    lookups: AtomicU64,
+    names: Mutex<BTreeSet<(u64, OsString)>>,
+    below_foreign: bool,
+    /// Its own marker: 0 not looked, 1 none, 2 there is one.
+    marker: AtomicU64,
+    replaced: AtomicBool,
+    /// The earliest epoch in which a writable handle of it was opened.
+    written_since: AtomicU64,
+    /// Serial under which it was last revalidated, plus one.
+    fresh: AtomicU64,
+}
+
+impl Node {
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == 0o040_000
+    }
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.kind == 0o100_000
+    }
+    /// Whether another side has had a turn since it could be written (I6).
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+    /// Whether it was revalidated under this serial.
+    pub fn is_fresh(&self, serial: u64) -> bool {
+        self.fresh.load(Ordering::Acquire) == serial.wrapping_add(1)
+    }
+    /// It was revalidated under this serial.
+    pub fn set_fresh(&self, serial: u64) {
+        self.fresh.store(serial.wrapping_add(1), Ordering::Release);
+    }
+    /// A writable handle was opened under this epoch.
+    pub fn note_writable(&self, epoch: Epoch) {
+        self.written_since.fetch_min(epoch.get(), Ordering::AcqRel);
+    }
+    /// Whether any handle may write now.
+    pub fn has_writers(&self) -> bool {
+        lock(&self.writable).handles > 0
+    }
+    /// Whether it lies below a directory with another tree's marker, or is one. Looked up once for each directory.
+    pub fn is_foreign(&self) -> bool {
+        if self.below_foreign || self.id == ROOT || !self.is_dir() {
+            return self.below_foreign;
+        }
+        match self.marker.load(Ordering::Relaxed) {
+            0 => {
+                let there = rustix::fs::statat(&self.fd, super::MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+                self.marker.store(if there { 2 } else { 1 }, Ordering::Relaxed);
+                there
+            }
+            n => n == 2,
+        }
+    }
+    /// The names by which the kernel may know it: parent and name.
+    pub fn names(&self) -> Vec<(u64, OsString)> {
+        lock(&self.names).iter().cloned().collect()
+    }
+    /// It has this name.
+    pub fn add_name(&self, parent: u64, name: &OsStr) {
+        let mut names = lock(&self.names);
+        if !names.iter().any(|(p, n)| *p == parent && n == name) {
+            names.insert((parent, name.to_owned()));
+        }
+    }
+    /// It has this name no more.
+    pub fn drop_name(&self, parent: u64, name: &OsStr) {
+        lock(&self.names).remove(&(parent, name.to_owned()));
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    by_id: BTreeMap<u64, Arc<Node>>,
+    by_key: BTreeMap<Key, u64>,
+    next_own: u64,
+    generation: u64,
+    /// Replaced nodes that the kernel still knows.
+    replaced: usize,
+}
+
+/// All nodes of a mount.
+pub struct Nodes {
+    table: RwLock<Table>,
+    root: Arc<Node>,
+}
+
+/// The status of what a descriptor stands for. `sync`: as the storage has it, not as a client's cache does.
+pub fn stat_fd(fd: &OwnedFd, sync: bool) -> Result<Statx> {
+    let mode = if sync { AtFlags::STATX_FORCE_SYNC } else { AtFlags::empty() };
+    statx(fd, "", AtFlags::EMPTY_PATH | mode, StatxFlags::BASIC_STATS)
+}
+
+impl Nodes {
+    /// With the root alone.
+    pub fn new(root: OwnedFd) -> Result<Self> {
+        let stat = stat_fd(&root, true)?;
+        let node = Arc::new(Node {
+            id: ROOT,
+            generation: 0,
+            key: Key::of(&stat),
+            kind: u32::from(stat.stx_mode) & TYPE_BITS,
+            in_git: false,
+            fd: root,
+            writable: Mutex::default(),
+            dirty_in: AtomicU64::new(0),
+            lookups: AtomicU64::new(1),
+            names: Mutex::default(),
+            below_foreign: false,
+            marker: AtomicU64::new(1),
+            replaced: AtomicBool::new(false),
+            written_since: AtomicU64::new(u64::MAX),
+            fresh: AtomicU64::new(0),
+        });
+        let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
+        table.by_id.insert(ROOT, node.clone());
+        table.by_key.insert(node.key, ROOT);
+        Ok(Nodes { table: RwLock::new(table), root: node })
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    /// The node of that id.
+    pub fn get(&self, id: u64) -> Result<Arc<Node>> {
+        if id == ROOT {
+            return Ok(self.root.clone());
+        }
+        self.read().by_id.get(&id).cloned().ok_or(reason::UNKNOWN)
+    }
+
+    /// The node of that lower inode, if the kernel knows it.
+    pub fn by_key(&self, key: Key) -> Option<Arc<Node>> {
+        let table = self.read();
+        table.by_key.get(&key).and_then(|id| table.by_id.get(id)).cloned()
+    }
+
+    /// Takes the node of a lower inode out of the map if its descriptor says that this file is gone from the storage.
+    pub fn drop_if_dead(&self, key: Key) {
+        let Some(node) = self.by_key(key) else { return };
+        if node.id == ROOT || stat_fd(&node.fd, true).is_ok() {
+            return;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if table.by_key.get(&key) == Some(&node.id) {
+            table.by_key.remove(&key);
+        }
+    }
+
+    /// The kernel is about to learn of this file under this name: counts one lookup.
+    pub fn enter(&self, fd: OwnedFd, stat: &Statx, dir: &Node, name: &OsStr) -> Arc<Node> {
+        let (key, kind) = (Key::of(stat), u32::from(stat.stx_mode) & TYPE_BITS);
+        // Before the table's lock: may look at the lower tree, once for each directory.
+        let below_foreign = dir.is_foreign();
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let known = table.by_key.get(&key).and_then(|id| table.by_id.get(id)).cloned();
+        if let Some(node) = known
+            && node.kind == kind
+        {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            drop(table);
+            node.add_name(dir.id, name);
+            return node;
+        }
+        let natural = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < OWN_IDS;
+        let id = if natural && !table.by_id.contains_key(&key.ino) {
+            key.ino
+        } else {
+            table.next_own += 1;
+            table.next_own
+        };
+        table.generation += 1;
+        let node = Arc::new(Node {
+            id,
+            generation: table.generation,
+            key,
+            kind,
+            in_git: dir.in_git || name == ".git",
+            fd,
+            writable: Mutex::default(),
+            dirty_in: AtomicU64::new(0),
+            lookups: AtomicU64::new(1),
+            names: Mutex::new(BTreeSet::from([(dir.id, name.to_owned())])),
+            below_foreign,
+            marker: AtomicU64::new(0),
+            replaced: AtomicBool::new(false),
+            written_since: AtomicU64::new(u64::MAX),
+            fresh: AtomicU64::new(0),
+        });
+        table.by_id.insert(id, node.clone());
+        table.by_key.insert(key, id);
+        node
+    }
+
+    /// The kernel has forgotten `n` lookups. Some(node) if that was the last.
+    pub fn forget(&self, id: u64, n: u64) -> Option<Arc<Node>> {
+        if id == ROOT {
+            return None;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let node = table.by_id.get(&id)?;
+        let left = node.lookups.load(Ordering::Relaxed).saturating_sub(n);
+        node.lookups.store(left, Ordering::Relaxed);
+        if left > 0 {
+            return None;
+        }
+        let node = table.by_id.remove(&id)?;
+        if node.is_replaced() {
+            table.replaced = table.replaced.saturating_sub(1);
+        }
+        if table.by_key.get(&node.key) == Some(&id) {
+            table.by_key.remove(&node.key);
+        }
+        Some(node)
+    }
+
+    /// I6: every file of which a writable handle was opened under an epoch before `stale_below` gets another node at its next
+    /// lookup. Handles that are closed count too, until the kernel forgets the node: their pages may be mapped still.
+    pub fn replace_written(&self, stale_below: Epoch) -> usize {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let stale = |node: &Node| node.written_since.load(Ordering::Acquire) < stale_below.get() && !node.is_replaced();
+        let written: Vec<Arc<Node>> = table.by_id.values().filter(|node| stale(node)).cloned().collect();
+        for node in &written {
+            node.replaced.store(true, Ordering::Release);
+            if table.by_key.get(&node.key) == Some(&node.id) {
+                table.by_key.remove(&node.key);
+            }
+        }
+        table.replaced += written.len();
+        written.len()
+    }
+
+    /// Nodes of that lower inode that belong to an earlier run and that the kernel still knows.
+    pub fn replaced_of(&self, key: Key) -> Vec<Arc<Node>> {
+        let table = self.read();
+        if table.replaced == 0 {
+            return Vec::new();
+        }
+        table.by_id.values().filter(|node| node.key == key && node.is_replaced()).cloned().collect()
+    }
+
+    /// All nodes, by id.
+    pub fn all(&self) -> Vec<Arc<Node>> {
+        self.read().by_id.values().cloned().collect()
+    }
+
+    /// How many the kernel knows.
+    pub fn len(&self) -> usize {
+        self.read().by_id.len()
+    }
+
+    /// Never: there is the root.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// A path below the root by which the kernel knew the node; for people.
+    pub fn path_of(&self, node: &Node) -> String {
+        let mut parts = Vec::new();
+        let mut at = lock(&node.names).first().cloned();
+        while let Some((parent, name)) = at {
+            parts.push(name.to_string_lossy().into_owned());
+            if parent == ROOT || parts.len() > DEPTH {
+                break;
+            }
+            at = self.get(parent).ok().and_then(|up| lock(&up.names).first().cloned());
+        }
+        if parts.is_empty() {
+            return if node.id == ROOT { ".".into() } else { format!("inode {}", node.key.ino) };
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,255 @@
+//! The filesystem: each operation carried out on the lower tree, by descriptors beneath its root, never following a symlink.
+//!
+//! One family of operations per file: [`attr`], [`names`] (lookup, create, rename, links), [`io`], [`dir`], [`xattr`]; what they
+//! work on: [`inode`], [`handle`], [`caller`], [`dirty`], [`status_dir`].
+//!
+//! # Promises
+//!
+//! - Order: the face asks the gate, calls here, and asks the permit again. Nothing here admits or refuses by the lease, with
+//!   two exceptions that belong to a file, not to the standing: another tree's directory (EROFS), a replaced node (ESTALE, I6).
+//! - Nothing is answered from what was known under another serial: the first touch in a new one asks the storage itself
+//!   (`statx` with `AT_STATX_FORCE_SYNC`: complete on NFS); who does not hold the lease asks every time.
+//! - Every answer carries the standing under which it was computed, and [`Fs::ttl`] is zero if that is no longer the present one.
+//! - Marker and stamps are not there: not listed, ENOENT by name, EPERM to create.
+//!
+//! # Does not know
+//!
+//! FUSE's replies; the server; why this side may write.
+
+pub mod attr;
+pub mod authors;
+pub mod caller;
+pub mod dir;
+pub mod dirty;
+pub mod error;
+pub mod handle;
+pub mod inode;
+pub mod io;
+pub mod names;
+pub mod status_dir;
+pub mod writers;
+pub mod xattr;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::gate::{Gate, Opened, Right, Standing, in_time};
+use crate::sync::Arc;
+use attr::Attr;
+use authors::Authors;
+use caller::{ActingAs, Caller, Callers};
+use dirty::{Dirty, Unfinished};
+use error::{Errno, Result, reason};
+use handle::Handles;
+use inode::{Node, Nodes, ROOT};
+use status_dir::StatusDir;
+use writers::Writers;
+
+/// The marker's name; a directory that has one of its own belongs to another tree.
+pub const MARKER: &str = ".treelease-tree";
+/// The longest that the holder's answers are kept by the kernel.
+const HOLDER_TTL: Duration = Duration::from_secs(1);
+/// How long answers are kept without the lease.
+const READER_TTL: Duration = Duration::from_millis(500);
+
+/// One guarded tree.
+pub struct Fs {
+    /// Its gate.
+    pub gate: Gate,
+    /// What the kernel knows.
+    pub nodes: Nodes,
+    /// What is open.
+    pub handles: Handles,
+    /// What was written in this epoch.
+    pub dirty: Dirty,
+    /// Locks and journals seen.
+    pub unfinished: Unfinished,
+    /// Who made or wrote which file, and when (I6).
+    pub authors: Authors,
+    /// Who wrote lately.
+    pub writers: Writers,
+    /// The virtual `.treelease/`.
+    pub status: StatusDir,
+    callers: Callers,
+    /// Whether the lower files may change without this kernel.
+    network: bool,
+}
+
+/// A name that was found or made.
+pub struct Entry {
+    /// The node; its lookup is counted.
+    pub node: Arc<Node>,
+    /// Its attributes.
+    pub attr: Attr,
+    /// The standing at the answer's start.
+    pub seen: Standing,
+}
+
+/// Attributes of a node.
+pub struct Attributes {
+    /// They.
+    pub attr: Attr,
+    /// Whether the node was replaced: then they are kept by nobody.
+    pub replaced: bool,
+    /// The standing at the answer's start.
+    pub seen: Standing,
+}
+
+/// Opens what an `O_PATH` descriptor stands for. Only for files and directories: opening a FIFO would wait.
+pub fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd> {
+    rustix::fs::open(proc_path(fd), (flags | OFlags::CLOEXEC) - OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// A path that leads to what the descriptor stands for, for calls that take no descriptor. Follows no symlink of the tree.
+pub fn proc_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Whether a name is the marker's or a stamp's.
+pub fn is_hidden(name: &OsStr) -> bool {
+    treelease_client::marker::is_ours(name)
+}
+
+/// Whether a filesystem is this kernel's own: an open file keeps its inode number from being used again. What is not
+/// known to be, is not.
+fn is_local(magic: u64) -> bool {
+    const EXT: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683e;
+    const TMPFS: u64 = 0x0102_1994;
+    const ZFS: u64 = 0x2fc1_2fc1;
+    const F2FS: u64 = 0xf2f5_2010;
+    matches!(magic & 0xffff_ffff, EXT | XFS | BTRFS | TMPFS | ZFS | F2FS)
+}
+
+impl Fs {
+    /// Over an opened root.
+    pub fn new(root: OwnedFd, gate: Gate) -> Result<Self> {
+        let root = rustix::fs::openat(&root, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let network = !is_local(rustix::fs::fstatfs(&root)?.f_type as u64);
+        Ok(Fs {
+            network,
+            gate,
+            nodes: Nodes::new(root)?,
+            handles: Handles::default(),
+            dirty: Dirty::default(),
+            unfinished: Unfinished::default(),
+            authors: Authors::default(),
+            writers: Writers::default(),
+            status: StatusDir::default(),
+            callers: Callers::new(),
+        })
+    }
+
+    /// Whether acting as the caller works here.
+    pub fn can_act(&self) -> bool {
+        self.callers.try_out(self.gate.now())
+    }
+
+    /// Acts as the caller until the value is dropped.
+    pub(crate) fn act(&self, caller: Caller) -> Result<ActingAs<'_>> {
+        self.callers.act(caller, self.gate.now())
+    }
+
+    /// How long the kernel may keep an answer that was computed under `seen`.
+    pub fn ttl(&self, seen: &Standing, replaced: bool) -> Duration {
+        let now = self.gate.now();
+        let present = self.gate.standing();
+        if replaced || present.serial != seen.serial {
+            return Duration::ZERO;
+        }
+        match present.right {
+            Right::Write { until } | Right::Resting { until } if in_time(until, now) => HOLDER_TTL.min(until.since(now)),
+            Right::Write { .. } | Right::Resting { .. } | Right::Read => READER_TTL,
+            Right::Opening { .. } | Right::Closing { .. } => Duration::ZERO,
+        }
+    }
+
+    /// Refusals that belong to the file and not to the standing, told before anything waits for the lease.
+    pub fn vet(&self, on: u64, name: Option<&OsStr>) -> Result<()> {
+        if StatusDir::has(on) {
+            return Err(reason::READ_ONLY);
+        }
+        let node = self.nodes.get(on)?;
+        if node.is_foreign() {
+            return Err(reason::READ_ONLY);
+        }
+        match name {
+            Some(name) if is_hidden(name) => Err(reason::OURS),
+            Some(name) if on == ROOT && name == status_dir::NAME => Err(reason::OURS),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this standing is the holder's, so that what was revalidated under it may be believed.
+    fn believes(&self, node: &Node, seen: &Standing) -> bool {
+        seen.holds(self.gate.now()) && node.is_fresh(seen.serial)
+    }
+
+    /// Revalidates a directory or file at the storage, where that was not done under this standing.
+    fn freshen(&self, node: &Node, seen: &Standing) -> Result<()> {
+        if !self.believes(node, seen) {
+            inode::stat_fd(&node.fd, true)?;
+            node.set_fresh(seen.serial);
+        }
+        Ok(())
+    }
+
+    /// A node whose contents or attributes are to change: not a replaced one.
+    fn changeable(&self, id: u64) -> Result<Arc<Node>> {
+        if StatusDir::has(id) {
+            return Err(reason::READ_ONLY);
+        }
+        let node = self.nodes.get(id)?;
+        if node.is_replaced() {
+            return Err(reason::STALE);
+        }
+        Ok(node)
+    }
+
+    /// What a handle that is opened for writing now remembers.
+    fn opened(&self, seen: &Standing) -> Opened {
+        Opened { epoch: seen.epoch }
+    }
+
+    /// The epoch under which a handle was opened for writing, for the gate.
+    pub fn opened_under(&self, fh: u64) -> Option<Opened> {
+        match &*self.handles.get(fh).ok()? {
+            handle::Open::File(file) => file.opened,
+            _ => None,
+        }
+    }
+
+    /// For people: a node's path, with a name below it.
+    pub fn describe(&self, on: u64, name: Option<&OsStr>) -> String {
+        let above = match self.nodes.get(on) {
+            Ok(node) => self.nodes.path_of(&node),
+            Err(_) => format!("node {on}"),
+        };
+        match name {
+            None => above,
+            Some(name) if above == "." => name.to_string_lossy().into_owned(),
+            Some(name) => format!("{above}/{}", name.to_string_lossy()),
+        }
+    }
+
+    /// The kernel has forgotten `n` lookups of a node.
+    pub fn forget(&self, id: u64, n: u64) {
+        if let Some(node) = self.nodes.forget(id, n) {
+            self.dirty.forgotten(&node);
+        }
+    }
+
+    /// An fsync or a close: an error of the storage, whichever it is, is remembered for the epoch.
+    fn confirmed(&self, node: &Node, result: Result<()>) -> Result<()> {
+        match result {
+            // Of the call, not of the storage.
+            Err(Errno::BADF | Errno::INVAL | Errno::INTR | Errno::ROFS | Errno::NOSYS | Errno::OPNOTSUPP) | Ok(()) => {}
+            Err(why) => self.dirty.failed(self.nodes.path_of(node), why),
+        }
+        result
+    }
+}

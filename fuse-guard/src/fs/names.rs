@@ -1,0 +1,283 @@
+//! Names: lookup, create, mkdir, mknod, symlink, link, unlink, rmdir, rename, readlink.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx};
+
+use super::attr::Attr;
+use super::caller::{Caller, own_mask};
+use super::error::{Errno, Result, reason};
+use super::inode::{Key, Node, ROOT, stat_fd};
+use super::status_dir::{self, StatusDir};
+use super::{Entry, Fs, is_hidden, proc_path, reopen};
+use crate::gate::Standing;
+use crate::sync::Arc;
+
+const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What mknod makes, and with which permissions.
+#[derive(Debug, Clone, Copy)]
+pub struct Making {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// The caller's.
+    pub umask: u32,
+    /// Of a device.
+    pub rdev: u32,
+}
+
+impl Fs {
+    /// lookup of a name.
+    pub fn lookup(&self, who: Caller, parent: u64, name: &OsStr) -> Result<Entry> {
+        let seen = self.gate.standing();
+        let dir = self.nodes.get(parent)?;
+        if is_hidden(name) {
+            return Err(reason::HIDDEN);
+        }
+        self.freshen(&dir, &seen)?;
+        let _acting = self.act(who)?;
+        self.find(&dir, name, &seen)
+    }
+
+    /// Finds a name below a directory that is fresh, and counts the lookup.
+    pub(super) fn find(&self, dir: &Arc<Node>, name: &OsStr, seen: &Standing) -> Result<Entry> {
+        let fd = rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())?;
+        self.unfinished.seen(dir, name);
+        self.enter(fd, dir, name, seen)
+    }
+
+    fn enter(&self, fd: OwnedFd, dir: &Arc<Node>, name: &OsStr, seen: &Standing) -> Result<Entry> {
+        let holds = seen.holds(self.gate.now());
+        let mut stat = stat_fd(&fd, !holds)?;
+        if self.network && !self.believes_key(&stat, seen) {
+            // The server may have given the number of a removed file to a new one: the node that we know is not this file then.
+            self.nodes.drop_if_dead(Key::of(&stat));
+        }
+        let node = self.nodes.enter(fd, &stat, dir, name);
+        if !holds {
+            node.set_fresh(seen.serial);
+        } else if !node.is_fresh(seen.serial) {
+            match stat_fd(&node.fd, true) {
+                Ok(fresh) => stat = fresh,
+                Err(why) => {
+                    self.forget(node.id, 1);
+                    return Err(why);
+                }
+            }
+            node.set_fresh(seen.serial);
+        }
+        let attr = Attr::of(&node, &stat);
+        Ok(Entry { node, attr, seen: *seen })
+    }
+
+    /// Whether the known node of this lower inode was revalidated under this standing, or there is none.
+    fn believes_key(&self, stat: &Statx, seen: &Standing) -> bool {
+        self.nodes.by_key(Key::of(stat)).is_none_or(|node| self.believes(&node, seen))
+    }
+
+    /// A directory in which a name is to be made or removed.
+    pub(super) fn dir_to_change(&self, parent: u64, seen: &Standing) -> Result<Arc<Node>> {
+        let dir = self.changeable(parent)?;
+        if dir.is_foreign() {
+            return Err(reason::READ_ONLY);
+        }
+        self.freshen(&dir, seen)?;
+        Ok(dir)
+    }
+
+    fn new_name(&self, parent: u64, name: &OsStr) -> Result<()> {
+        if is_hidden(name) || (parent == ROOT && name == status_dir::NAME) { Err(reason::OURS) } else { Ok(()) }
+    }
+
+    /// Finds what was just made, and gives it the permissions that a second mask took from it.
+    fn made(&self, dir: &Arc<Node>, name: &OsStr, mode: u32, mask: u32, seen: &Standing) -> Result<Entry> {
+        if mode & mask & 0o777 != 0 {
+            let fd = rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())?;
+            rustix::fs::chmod(proc_path(&fd), Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        self.find(dir, name, seen)
+    }
+
+    /// mkdir(2).
+    pub fn mkdir(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
+        self.new_name(parent, name)?;
+        let dir = self.dir_to_change(parent, seen)?;
+        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let _acting = self.act(who)?;
+        rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
+        self.made(&dir, name, mode, mask, seen)
+    }
+
+    /// mknod(2): files, FIFOs, sockets and devices.
+    pub fn mknod(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
+        self.new_name(parent, name)?;
+        let dir = self.dir_to_change(parent, seen)?;
+        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let major = (making.rdev >> 8) & 0xfff;
+        let minor = (making.rdev & 0xff) | ((making.rdev >> 12) & 0xfff00);
+        let kind = FileType::from_raw_mode(making.mode);
+        let _acting = self.act(who)?;
+        let dev = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(&dir.fd, name, kind, Mode::from_raw_mode(mode), dev)?;
+        let entry = self.made(&dir, name, mode, mask, seen)?;
+        if entry.node.is_file() {
+            self.dirty.wrote(&entry.node, 0);
+        }
+        Ok(entry)
+    }
+
+    /// symlink(2).
+    pub fn symlink(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
+        self.new_name(parent, name)?;
+        let dir = self.dir_to_change(parent, seen)?;
+        let _acting = self.act(who)?;
+        rustix::fs::symlinkat(target, &dir.fd, name)?;
+        self.find(&dir, name, seen)
+    }
+
+    /// readlink(2).
+    pub fn readlink(&self, who: Caller, id: u64) -> Result<Vec<u8>> {
+        let seen = self.gate.standing();
+        let node = self.nodes.get(id)?;
+        self.freshen(&node, &seen)?;
+        let _acting = self.act(who)?;
+        Ok(rustix::fs::readlinkat(&node.fd, "", Vec::new())?.into_bytes())
+    }
+
+    /// link(2).
+    pub fn link(&self, who: Caller, seen: &Standing, id: u64, parent: u64, name: &OsStr) -> Result<Entry> {
+        self.new_name(parent, name)?;
+        let node = self.changeable(id)?;
+        let dir = self.dir_to_change(parent, seen)?;
+        self.not_of_an_earlier_run(who, node.key, seen)?;
+        let _acting = self.act(who)?;
+        // The magic link leads to the very inode; a symlink behind it is linked, not followed.
+        rustix::fs::linkat(rustix::fs::CWD, proc_path(&node.fd), &dir.fd, name, AtFlags::SYMLINK_FOLLOW)?;
+        self.find(&dir, name, seen)
+    }
+
+    /// unlink(2) and rmdir(2).
+    pub fn remove(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, directory: bool) -> Result<()> {
+        if is_hidden(name) {
+            return Err(reason::HIDDEN);
+        }
+        let dir = self.dir_to_change(parent, seen)?;
+        let victim = self.key_at(&dir, name).and_then(|(key, _)| self.nodes.by_key(key));
+        let _acting = self.act(who)?;
+        rustix::fs::unlinkat(&dir.fd, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
+        self.unfinished.gone(&dir, name);
+        if let Some(victim) = victim {
+            victim.drop_name(dir.id, name);
+        }
+        Ok(())
+    }
+
+    /// I6: what this process made or wrote before another side's turn is not moved into place by it.
+    fn not_of_an_earlier_run(&self, who: Caller, key: Key, seen: &Standing) -> Result<()> {
+        match self.authors.is_stale(who.pid, key, seen.stale_below, self.gate.now()) {
+            true => Err(reason::STALE),
+            false => Ok(()),
+        }
+    }
+
+    /// rename(2), renameat2(2).
+    pub fn rename(&self, who: Caller, seen: &Standing, from: (u64, &OsStr), to: (u64, &OsStr), flags: u32) -> Result<()> {
+        if is_hidden(from.1) {
+            return Err(reason::HIDDEN);
+        }
+        self.new_name(to.0, to.1)?;
+        let (old, new) = (self.dir_to_change(from.0, seen)?, self.dir_to_change(to.0, seen)?);
+        let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        if let Some((key, _)) = self.key_at(&old, from.1) {
+            self.not_of_an_earlier_run(who, key, seen)?;
+        }
+        if flags.contains(RenameFlags::EXCHANGE)
+            && let Some((key, _)) = self.key_at(&new, to.1)
+        {
+            self.not_of_an_earlier_run(who, key, seen)?;
+        }
+        {
+            let _acting = self.act(who)?;
+            if flags.is_empty() {
+                rustix::fs::renameat(&old.fd, from.1, &new.fd, to.1)?;
+            } else {
+                rustix::fs::renameat_with(&old.fd, from.1, &new.fd, to.1, flags)?;
+            }
+        }
+        self.unfinished.gone(&old, from.1);
+        self.unfinished.seen(&new, to.1);
+        // The kernel moves its own entries without asking: so the names are moved here too.
+        if let Some(moved) = self.key_at(&new, to.1).and_then(|(key, _)| self.nodes.by_key(key)) {
+            moved.drop_name(old.id, from.1);
+            moved.add_name(new.id, to.1);
+        }
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.unfinished.seen(&old, from.1);
+            if let Some(moved) = self.key_at(&old, from.1).and_then(|(key, _)| self.nodes.by_key(key)) {
+                moved.drop_name(new.id, to.1);
+                moved.add_name(old.id, from.1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `open(O_CREAT)` of this name, by somebody who may not create, is an open of what exists: for reading, or
+    /// EEXIST. None: it is a creation.
+    pub fn existing(&self, who: Caller, parent: u64, name: &OsStr, exclusive: bool) -> Option<Result<Entry>> {
+        match self.lookup(who, parent, name) {
+            Ok(entry) if exclusive => {
+                self.forget(entry.node.id, 1);
+                Some(Err(Errno::EXIST))
+            }
+            Ok(entry) => Some(Ok(entry)),
+            Err(_) => None,
+        }
+    }
+
+    /// open(O_CREAT): makes the file, or opens what is there.
+    pub fn create(
+        &self,
+        who: Caller,
+        seen: &Standing,
+        (parent, name): (u64, &OsStr),
+        making: Making,
+        flags: i32,
+    ) -> Result<(Entry, u64)> {
+        if StatusDir::has(parent) {
+            return Err(reason::READ_ONLY);
+        }
+        self.new_name(parent, name)?;
+        let dir = self.dir_to_change(parent, seen)?;
+        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let asked = OFlags::from_bits_retain(flags as u32);
+        let acting = self.act(who)?;
+        // Always exclusive: what exists already (a FIFO, a symlink put there meanwhile) is opened as itself, or not at all.
+        let excl = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&dir.fd, name, super::io::lower_flags(asked) | excl, Mode::from_raw_mode(mode)) {
+            Ok(fd) => {
+                if mode & mask & 0o777 != 0 {
+                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+                }
+                self.unfinished.seen(&dir, name);
+                let entry = self.enter(reopen(&fd, OFlags::PATH)?, &dir, name, seen)?;
+                self.dirty.wrote(&entry.node, 0);
+                self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
+                let fh = self.add_handle(&entry.node, fd, asked, seen)?;
+                Ok((entry, fh))
+            }
+            Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {
+                let entry = self.find(&dir, name, seen)?;
+                drop(acting);
+                match self.open(who, seen, entry.node.id, flags) {
+                    Ok(fh) => Ok((entry, fh)),
+                    Err(why) => {
+                        self.forget(entry.node.id, 1);
+                        Err(why)
+                    }
+                }
+            }
+            Err(why) => Err(why),
+        }
+    }
+}

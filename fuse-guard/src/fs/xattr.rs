@@ -1,0 +1,62 @@
+//! Extended attributes: passed through, as the caller.
+
+use std::ffi::OsStr;
+
+use rustix::fs::XattrFlags;
+
+use super::caller::Caller;
+use super::error::{Errno, Result};
+use super::status_dir::StatusDir;
+use super::{Fs, proc_path};
+
+/// The largest value or list that Linux has.
+const XATTR_MAX: usize = 64 << 10;
+
+impl Fs {
+    /// getxattr(2): the whole value.
+    pub fn getxattr(&self, who: Caller, id: u64, name: &OsStr) -> Result<Vec<u8>> {
+        if StatusDir::has(id) {
+            return Err(Errno::NODATA);
+        }
+        let node = self.nodes.get(id)?;
+        let _acting = self.act(who)?;
+        whole(|buf| rustix::fs::getxattr(proc_path(&node.fd), name, buf))
+    }
+
+    /// listxattr(2): the whole list.
+    pub fn listxattr(&self, who: Caller, id: u64) -> Result<Vec<u8>> {
+        if StatusDir::has(id) {
+            return Ok(Vec::new());
+        }
+        let node = self.nodes.get(id)?;
+        let _acting = self.act(who)?;
+        whole(|buf| rustix::fs::listxattr(proc_path(&node.fd), buf))
+    }
+
+    /// setxattr(2).
+    pub fn setxattr(&self, who: Caller, id: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+        let node = self.changeable(id)?;
+        let _acting = self.act(who)?;
+        rustix::fs::setxattr(proc_path(&node.fd), name, value, XattrFlags::from_bits_retain(flags as u32))
+    }
+
+    /// removexattr(2).
+    pub fn removexattr(&self, who: Caller, id: u64, name: &OsStr) -> Result<()> {
+        let node = self.changeable(id)?;
+        let _acting = self.act(who)?;
+        rustix::fs::removexattr(proc_path(&node.fd), name)
+    }
+}
+
+fn whole(read: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+    let mut buf = vec![0; 256];
+    let n = match read(&mut buf) {
+        Err(Errno::RANGE) => {
+            buf.resize(XATTR_MAX, 0);
+            read(&mut buf)?
+        }
+        other => other?,
+    };
+    buf.truncate(n);
+    Ok(buf)
+}

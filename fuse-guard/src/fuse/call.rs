@@ -1,0 +1,90 @@
+//! One mutation on its way: the gate, the filesystem, the gate again, the reply; now, or after a wait.
+
+use std::ffi::OsString;
+
+use super::Shared;
+use super::answer::Answer;
+use crate::fs::Fs;
+use crate::fs::caller::Caller;
+use crate::fs::error::{Errno, Result, reason};
+use crate::gate::{Admission, LateWrite, Op, Opened, Permit, Refused, Standing, Turn};
+use crate::sync::Arc;
+
+/// One mutation: what the gate and a report need to know of it.
+pub(super) struct Call {
+    pub(super) shared: Arc<Shared>,
+    pub(super) who: Caller,
+    pub(super) op: Op,
+    /// The node that it changes, and the name below it.
+    pub(super) on: u64,
+    pub(super) name: Option<OsString>,
+    pub(super) handle: Option<Opened>,
+    /// What it holds while it waits.
+    pub(super) bytes: usize,
+}
+
+impl Call {
+    /// Asks the gate: carries the work out now, later, or not at all. The reply is sent exactly once.
+    pub(super) fn start<A, W>(self, reply: A, work: W)
+    where
+        A: Answer,
+        W: FnOnce(&Fs, Caller, &Standing) -> Result<A::Value> + Send + 'static,
+    {
+        if let Err(why) = self.shared.fs.vet(self.on, self.name.as_deref()) {
+            return self.refuse(why, reply);
+        }
+        match self.shared.fs.gate.admit(self.op, self.handle) {
+            Admission::Permit(permit) => self.carry_out(permit, reply, work),
+            Admission::Refuse(why) => self.refuse(why, reply),
+            Admission::Wait => {
+                let gate = self.shared.fs.gate.clone();
+                let (op, handle, bytes) = (self.op, self.handle, self.bytes);
+                let job = move |turn| match turn {
+                    Turn::Go(permit) => self.carry_out(permit, reply, work),
+                    Turn::No(why) => self.refuse(why, reply),
+                };
+                gate.park(op, handle, bytes, Box::new(job));
+            }
+        }
+    }
+
+    fn carry_out<A: Answer>(self, permit: Permit, reply: A, work: impl FnOnce(&Fs, Caller, &Standing) -> Result<A::Value>) {
+        let fs = &self.shared.fs;
+        let standing = *permit.standing();
+        let result = work(fs, self.who, &standing);
+        reply.send(fs, self.finish(permit, result));
+    }
+
+    /// Gate again: the permit ends, and what finished after the deadline is an error and a report.
+    pub(super) fn finish<T>(&self, permit: Permit, result: Result<T>) -> Result<T> {
+        let fs = &self.shared.fs;
+        if let Some(why) = permit.would_refuse() {
+            self.report(why, false);
+        }
+        let now = fs.gate.now();
+        fs.writers.wrote(self.who.pid, self.op.as_str(), || self.path(), now);
+        match permit.finish(now) {
+            Err(by) if result.is_ok() => {
+                let (pid, op) = (self.who.pid, self.op.as_str());
+                self.shared.hooks.late_write(LateWrite { pid, op, path: self.path(), by });
+                Err(reason::LATE)
+            }
+            _ => result,
+        }
+    }
+
+    pub(super) fn refuse<A: Answer>(&self, why: Errno, reply: A) {
+        self.report(why, true);
+        reply.send(&self.shared.fs, Err(why));
+    }
+
+    fn report(&self, why: Errno, enforced: bool) {
+        let (pid, uid) = (self.who.pid, self.who.uid);
+        let errno = why.raw_os_error();
+        self.shared.hooks.refused(Refused { pid, uid, op: self.op.as_str(), path: self.path(), errno, enforced });
+    }
+
+    fn path(&self) -> String {
+        self.shared.fs.describe(self.on, self.name.as_deref())
+    }
+}

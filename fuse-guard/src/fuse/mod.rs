@@ -1,0 +1,513 @@
+//! The face: each call of the kernel in a few lines: who asks, the gate, the filesystem, the reply.
+//!
+//! With [`mount`] and [`notify`] the only modules that name fuser. Nothing is decided here. A mutation that may wait is put
+//! away with its reply ([`Call::start`]): it occupies no thread. Locks are the kernel's own of this one mount: there are no
+//! lock callbacks (process-owned locks of other processes, taken by one process, corrupt databases, m).
+
+mod answer;
+mod call;
+mod locks;
+mod mount;
+mod mounting;
+mod notify;
+
+pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead};
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use crate::fs::attr::{Changes, SetTime};
+use crate::fs::caller::Caller;
+use crate::fs::error::{Result, reason};
+use crate::fs::inode::ROOT;
+use crate::fs::names::Making;
+use crate::fs::status_dir::{self, StatusDir};
+use crate::fs::{Entry, Fs, io};
+use crate::gate::{Admission, Hooks, Op};
+use crate::sync::{Arc, AtomicBool, Ordering};
+use answer::{Answer, errno, file_attr, file_type};
+use call::Call;
+
+/// The largest write that the kernel is asked to send at once: its own limit for one request.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// What the face, the carriers and the mount share.
+pub(crate) struct Shared {
+    pub(crate) fs: Fs,
+    pub(crate) hooks: Arc<dyn Hooks>,
+    /// Whether the kernel can let names expire without unhashing them.
+    pub(crate) expire_only: AtomicBool,
+    /// The mount's device, as /proc/locks names it; set once it is mounted.
+    pub(crate) device: std::sync::OnceLock<(u32, u32)>,
+}
+
+impl Shared {
+    /// Who holds an exclusive lock on this file through a node of an earlier run (I6): it believes that it is alone.
+    fn locked_in_an_earlier_run(&self, id: u64) -> Option<String> {
+        let node = self.fs.nodes.get(id).ok()?;
+        let replaced = self.fs.nodes.replaced_of(node.key);
+        if replaced.is_empty() {
+            return None;
+        }
+        let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let held = locks::exclusive(&text, *self.device.get()?);
+        let held = held.into_iter().find(|lock| replaced.iter().any(|old| old.id == lock.ino && old.id != id))?;
+        Some(match u32::try_from(held.pid) {
+            Ok(pid) => format!("{} (pid {pid})", crate::fs::writers::command_of(pid)),
+            Err(_) => "an open file description".into(),
+        })
+    }
+}
+
+/// fuser's view of a mount.
+pub(crate) struct Face(pub(crate) Arc<Shared>);
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
+}
+
+impl Face {
+    fn fs(&self) -> &Fs {
+        &self.0.fs
+    }
+
+    fn call(&self, req: &Request, op: Op, on: INodeNo) -> Call {
+        let (name, handle, bytes) = (None, None, 0);
+        Call { shared: self.0.clone(), who: caller(req), op, on: on.0, name, handle, bytes }
+    }
+
+    fn named(&self, req: &Request, op: Op, parent: INodeNo, name: &OsStr) -> (Call, OsString) {
+        let mut call = self.call(req, op, parent);
+        call.name = Some(name.to_owned());
+        (call, name.to_owned())
+    }
+
+    fn by_handle(&self, req: &Request, op: Op, on: INodeNo, fh: FileHandle) -> Call {
+        let mut call = self.call(req, op, on);
+        call.handle = self.fs().opened_under(fh.0);
+        call
+    }
+
+    fn status_entry(&self, id: Result<u64>, reply: ReplyEntry) {
+        match id.and_then(|id| self.fs().status.attr(id)) {
+            Ok(attr) => reply.entry(&std::time::Duration::ZERO, &file_attr(&attr, attr.ino), fuser::Generation(0)),
+            Err(why) => reply.error(errno(why)),
+        }
+    }
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => match at.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => SetTime::At(after.as_secs() as i64, after.subsec_nanos()),
+            Err(before) => {
+                let before = before.duration();
+                let nanos = before.subsec_nanos();
+                let seconds = -(before.as_secs() as i64);
+                if nanos == 0 { SetTime::At(seconds, 0) } else { SetTime::At(seconds - 1, 1_000_000_000 - nanos) }
+            }
+        },
+    }
+}
+
+impl Filesystem for Face {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Each alone: an older kernel may lack one of them.
+        for flag in [
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_HAS_IOCTL_DIR,
+        ] {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "the kernel lacks it");
+            }
+        }
+        let expire = config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok();
+        self.0.expire_only.store(expire, Ordering::Relaxed);
+        let _nearest = config.set_max_write(MAX_WRITE);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if parent.0 == ROOT && name == status_dir::NAME {
+            return self.status_entry(Ok(StatusDir::ID), reply);
+        }
+        if StatusDir::has(parent.0) {
+            return self.status_entry(self.fs().status.find(name), reply);
+        }
+        reply.send(self.fs(), self.fs().lookup(caller(req), parent.0, name));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs().forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        reply.send(self.fs(), self.fs().getattr(ino.0));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let op = if size.is_some() { Op::Truncate } else { Op::Setattr };
+        let mut call = self.call(req, op, ino);
+        call.handle = fh.and_then(|fh| self.fs().opened_under(fh.0));
+        let set = Changes { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
+        call.start(reply, move |fs, who, seen| fs.setattr(who, seen, ino.0, fh.map(|fh| fh.0), set));
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        reply.send(self.fs(), self.fs().readlink(caller(req), ino.0));
+    }
+
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let (call, name) = self.named(req, Op::Mknod, parent, name);
+        let making = Making { mode, umask, rdev };
+        call.start(reply, move |fs, who, seen| fs.mknod(who, seen, parent.0, &name, making));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (call, name) = self.named(req, Op::Mkdir, parent, name);
+        let making = Making { mode, umask, rdev: 0 };
+        call.start(reply, move |fs, who, seen| fs.mkdir(who, seen, parent.0, &name, making));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (call, name) = self.named(req, Op::Unlink, parent, name);
+        call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, false));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (call, name) = self.named(req, Op::Rmdir, parent, name);
+        call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, true));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (call, name) = self.named(req, Op::Symlink, parent, link_name);
+        let target = target.as_os_str().to_owned();
+        call.start(reply, move |fs, who, seen| fs.symlink(who, seen, parent.0, &name, &target));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (call, name) = self.named(req, Op::Rename, parent, name);
+        let newname = newname.to_owned();
+        call.start(reply, move |fs, who, seen| fs.rename(who, seen, (parent.0, &name), (newparent.0, &newname), flags.bits()));
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (call, name) = self.named(req, Op::Link, newparent, newname);
+        call.start(reply, move |fs, who, seen| fs.link(who, seen, ino.0, newparent.0, &name));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !io::opens_for_writing(flags.0) {
+            let seen = self.fs().gate.standing();
+            return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0));
+        }
+        let call = self.call(req, Op::OpenWrite, ino);
+        if let Some(who) = self.0.locked_in_an_earlier_run(ino.0) {
+            tracing::warn!(ino = ino.0, holder = who, "an exclusive lock from before another side's turn is still held: EBUSY");
+            return call.refuse(crate::fs::error::reason::LOCKED, reply);
+        }
+        let call = if flags.0 & nix::libc::O_TRUNC != 0 { Call { op: Op::Truncate, ..call } } else { call };
+        call.start(reply, move |fs, who, seen| fs.open(who, seen, ino.0, flags.0));
+    }
+
+    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        let fs = self.fs();
+        let seen = fs.gate.standing();
+        let exclusive = flags & nix::libc::O_EXCL != 0;
+        // The kernel may not know that the file is there; then this is an open, and for reading it needs no lease.
+        if !seen.holds(fs.gate.now()) && (exclusive || !io::opens_for_writing(flags)) {
+            match fs.existing(caller(req), parent.0, name, exclusive) {
+                Some(Ok(entry)) => {
+                    let opened = fs.open(caller(req), &seen, entry.node.id, flags);
+                    return reply.send(fs, opened.map(|fh| (entry, fh)));
+                }
+                Some(Err(why)) => return reply.error(errno(why)),
+                None => {}
+            }
+        }
+        let in_git = fs.nodes.get(parent.0).is_ok_and(|dir| dir.in_git);
+        let op = if in_git && name == "index.lock" { Op::IndexLock } else { Op::Create };
+        let (call, name) = self.named(req, op, parent, name);
+        let making = Making { mode, umask, rdev: 0 };
+        call.start(reply, move |fs, who, seen| fs.create(who, seen, (parent.0, &name), making, flags));
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        answer::with_buffer(size as usize, |buf| match self.fs().read(fh.0, offset, buf) {
+            Ok(n) => reply.data(&buf[..n]),
+            Err(why) => reply.error(errno(why)),
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs();
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let mut call = match pages {
+            true => self.call(req, Op::PageWrite, ino),
+            false => self.by_handle(req, Op::Write, ino, fh),
+        };
+        if pages && fs.nodes.get(ino.0).is_ok_and(|node| node.is_replaced()) {
+            fs.gate.refused_page();
+            return call.refuse(reason::STALE, reply);
+        }
+        // The common case without a copy; only a write that waits takes its data along.
+        match fs.gate.admit(call.op, call.handle) {
+            Admission::Permit(permit) => {
+                crate::failpoint::here("write-admitted");
+                let result = match pages {
+                    true => fs.write_pages(ino.0, offset, data),
+                    false => fs.write(call.who, fh.0, offset, data, kill),
+                };
+                reply.send(fs, call.finish(permit, result));
+            }
+            Admission::Refuse(why) => call.refuse(why, reply),
+            Admission::Wait => {
+                let data = data.to_vec();
+                call.bytes = data.len();
+                call.start(reply, move |fs, who, _| match pages {
+                    true => fs.write_pages(ino.0, offset, &data),
+                    false => fs.write(who, fh.0, offset, &data, kill),
+                });
+            }
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.send(self.fs(), self.fs().flush(fh.0));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs().release(fh.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
+    }
+
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs().opendir(caller(req), ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(why) => reply.error(errno(why)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let mut add = |item: &crate::fs::dir::Item| reply.add(INodeNo(item.ino), item.cookie, file_type(item.kind), &item.name);
+        let result = match self.fs().lists_status(ino.0) {
+            true => {
+                self.fs().readdir_status(offset, add);
+                Ok(())
+            }
+            false => self.fs().readdir(fh.0, offset, &mut add),
+        };
+        match result {
+            Ok(()) => reply.ok(),
+            Err(why) => reply.error(errno(why)),
+        }
+    }
+
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let fs = self.fs();
+        let zero = std::time::Duration::ZERO;
+        if fs.lists_status(ino.0) {
+            // Their ids are never forgotten: no lookup is counted.
+            fs.readdir_status(offset, |item| {
+                let attr =
+                    fs.status.attr(item.ino).map_or_else(|_| answer::bare_attr(item.ino, item.kind), |a| file_attr(&a, a.ino));
+                reply.add(INodeNo(item.ino), item.cookie, &item.name, &zero, &attr, fuser::Generation(0))
+            });
+            return reply.ok();
+        }
+        let result = fs.readdirplus(caller(req), fh.0, offset, |item, entry| match entry {
+            Some(Entry { node, attr, seen }) => {
+                let ttl = fs.ttl(seen, false);
+                let generation = fuser::Generation(node.generation);
+                reply.add(INodeNo(node.id), item.cookie, &item.name, &ttl, &file_attr(attr, node.id), generation)
+            }
+            // "." and "..": the kernel takes number and type, and counts no lookup.
+            None => {
+                let attr = answer::bare_attr(item.ino, item.kind);
+                reply.add(INodeNo(item.ino), item.cookie, &item.name, &zero, &attr, fuser::Generation(0))
+            }
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(why) => reply.error(errno(why)),
+        }
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.fs().release(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.fs().statfs() {
+            Ok(s) => {
+                let (bsize, namelen, frsize) = (s.f_bsize as u32, s.f_namemax as u32, s.f_frsize as u32);
+                reply.statfs(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, bsize, namelen, frsize);
+            }
+            Err(why) => reply.error(errno(why)),
+        }
+    }
+
+    fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _pos: u32, reply: ReplyEmpty) {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        let call = self.call(req, Op::Setxattr, ino);
+        call.start(reply, move |fs, who, _| fs.setxattr(who, ino.0, &name, &value, flags));
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        answer::xattr(reply, size, self.fs().getxattr(caller(req), ino.0, name));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        answer::xattr(reply, size, self.fs().listxattr(caller(req), ino.0));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        self.call(req, Op::Removexattr, ino).start(reply, move |fs, who, _| fs.removexattr(who, ino.0, &name));
+    }
+
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let fs = self.fs();
+        let judged = match mask.contains(AccessFlags::W_OK) {
+            true => fs.vet(ino.0, None).and_then(|()| match fs.gate.admit(Op::AccessWrite, None) {
+                Admission::Permit(_) => Ok(()),
+                Admission::Refuse(why) => Err(why),
+                Admission::Wait => Err(reason::READ_ONLY),
+            }),
+            false => Ok(()),
+        };
+        reply.send(fs, judged.and_then(|()| fs.access(caller(req), ino.0, mask.bits() as u32)));
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        if io::reads_flags(cmd) {
+            return reply.send(self.fs(), self.fs().ioctl(caller(req), fh.0, cmd, &[]));
+        }
+        if !io::known_ioctl(cmd) {
+            return reply.error(fuser::Errno::ENOTTY);
+        }
+        let input = in_data.to_vec();
+        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, _| fs.ioctl(who, fh.0, cmd, &input));
+    }
+
+    fn fallocate(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        let call = self.by_handle(req, Op::Fallocate, ino, fh);
+        call.start(reply, move |fs, who, _| fs.fallocate(who, fh.0, offset, length, mode));
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        match self.fs().lseek(fh.0, offset, whence) {
+            Ok(at) => reply.offset(at as i64),
+            Err(why) => reply.error(errno(why)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
+        call.start(reply, move |fs, _, _| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len));
+    }
+}

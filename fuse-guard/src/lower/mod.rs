@@ -1,0 +1,18 @@
+//! What the guard itself does to the storage below a mount, and to the processes that reach it past the guard.
+//!
+//! | file | is |
+//! |---|---|
+//! | [`mountinfo`] | the kernel's list of mounts, read |
+//! | [`fstype`] | what kind of filesystem the lower root lies on, and what is refused there |
+//! | [`inside`] | who is inside the raw tree before the guard covers it |
+//! | [`leftovers`] | what the last holder left behind |
+//! | [`checks`] | looking whether it is sound, after an unclean end |
+//!
+//! All of it may hang with the storage (NFS.md): the daemon calls it on threads that may be lost. Nothing here changes a file
+//! below the lower root, so nothing here needs a permit.
+
+pub mod checks;
+pub mod fstype;
+pub mod inside;
+pub mod leftovers;
+pub mod mountinfo;
