@@ -1,0 +1,121 @@
+//! Finding, signalling and clearing away the processes and mounts of a world.
+//!
+//! A process belongs to a world if its environment names the world's directory: every process of a story is started so, and
+//! hands it on. So daemons that detached themselves are found too, and nobody else's ever is.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub use rustix::process::Signal;
+
+use super::holds_within;
+
+/// How much of each log a failed story shows.
+const LOG_TAIL: usize = 6000;
+
+/// Sends a signal; a process that has ended does not mind.
+pub fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// The processes with this executable (any, if `None`) whose environment names the path.
+pub fn naming(path: &Path, executable: Option<&str>) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
+        if pid == std::process::id() || !environment.windows(path.as_os_str().len()).any(|w| w == path.as_os_str().as_bytes()) {
+            continue;
+        }
+        let runs = || std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        // A rebuilt executable is shown as "NAME (deleted)".
+        let is = |name: &str| runs().file_name().is_some_and(|f| f.to_string_lossy().split(' ').next() == Some(name));
+        if executable.is_none_or(is) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Mounts at or below a directory, the last one first.
+pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
+    let mut at: Vec<PathBuf> =
+        text.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).filter(|p| p.starts_with(dir)).collect();
+    at.reverse();
+    at
+}
+
+/// Kills everything that belongs to the directory and unmounts everything below it.
+pub fn clear(dir: &Path) {
+    // A stopped process dies by SIGKILL too. One that waits in a mount is freed when its daemon is gone.
+    let gone = holds_within(Duration::from_secs(10), || {
+        let left = naming(dir, None);
+        left.iter().for_each(|pid| signal(*pid, Signal::KILL));
+        left.iter().all(|pid| is_zombie(*pid))
+    });
+    if !gone {
+        eprintln!("processes are left: {:?}", naming(dir, None));
+    }
+    for at in mounts_below(dir) {
+        let _ = Command::new("umount").arg("-l").arg(&at).output();
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// The ends of all logs, for a story that failed.
+pub fn logs(dir: &Path) -> String {
+    let mut text = String::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(d) = dirs.pop() {
+        // Never into a tree: a mount may hang.
+        for entry in std::fs::read_dir(&d).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path();
+            if name.ends_with(".log") {
+                let log = std::fs::read_to_string(&path).unwrap_or_default();
+                let from = log.len().saturating_sub(LOG_TAIL);
+                let from = (from..log.len()).find(|i| log.is_char_boundary(*i)).unwrap_or(0);
+                text += &format!("--- {}\n{}\n", path.display(), &log[from..]);
+            } else if !name.starts_with("lower") && name != "mnt" && entry.file_type().is_ok_and(|t| t.is_dir()) {
+                dirs.push(path);
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Side, World};
+    use super::*;
+
+    #[test]
+    fn a_world_leaves_no_process_and_no_mount_behind_even_after_a_panic() {
+        let mut child = None;
+        let mut dir = PathBuf::new();
+        let story = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let world = World::new();
+            dir = world.dir().to_owned();
+            let side: Side = world.side_at("workstation", &[]);
+            let mut sleep = side.command("sleep");
+            child = Some(sleep.arg("600").spawn().unwrap());
+            let at = world.directory("mnt");
+            let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&at).status().unwrap();
+            assert!(mounted.success());
+            holds_within(Duration::from_secs(5), || !naming(&dir, Some("sleep")).is_empty());
+            panic!("a story that fails, on purpose");
+        }));
+        assert!(story.is_err());
+        assert!(!child.expect("it was started").wait().unwrap().success(), "it was killed");
+        assert!(mounts_below(&dir).is_empty() && !dir.exists(), "{}", dir.display());
+    }
+}

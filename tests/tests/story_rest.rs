@@ -1,0 +1,79 @@
+//! At rest and active (DESIGN 3): what has nothing unconfirmed needs no fence, and a burst of writes costs one word to the server.
+
+use std::time::Duration;
+
+use treelease_tests::hosts::{Side, Timer, World, quick, wait_for};
+
+const LONG: Duration = Duration::from_secs(10);
+const EROFS: i32 = nix::errno::Errno::EROFS as i32;
+
+fn write(side: &Side, name: &str) -> Result<(), i32> {
+    std::fs::write(side.at("dev").join(name), "x").map_err(|e| e.raw_os_error().unwrap_or(0))
+}
+
+fn at_rest(side: &Side) -> bool {
+    side.tree_status("dev")["at_rest"] == true
+}
+
+#[test]
+fn a_holder_killed_at_rest_needs_no_fence() {
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    a.ok(&["acquire", "dev"]);
+    write(&a, "one").unwrap();
+    wait_for(LONG, "it is at rest", || at_rest(&b));
+    a.kill_daemon();
+    // TTL and grace, and nobody vouches for anything.
+    b.ok(&["acquire", "dev", "--wait", "15s"]);
+    assert_eq!(std::fs::read(b.at("dev").join("one")).unwrap(), b"x");
+    assert_eq!(b.tree_status("dev")["last_end"], "unclean");
+}
+
+#[test]
+fn control_a_holder_killed_while_it_writes_is_waited_for_until_somebody_vouches() {
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    a.ok(&["acquire", "dev"]);
+    write(&a, "one").unwrap();
+    assert!(!at_rest(&b), "less than a second ago");
+    a.kill_daemon();
+    wait_for(LONG, "it waits for a fence", || b.tree_status("dev")["state"] == "fencing");
+    b.run(&["acquire", "dev", "-n"]).refused(75, &["fence confirm"]);
+    let epoch = b.tree_status("dev")["ended_epoch"].as_u64().unwrap().to_string();
+    b.ok(&["fence", "confirm", "dev", "--epoch", &epoch, "--reason", "the story killed it"]);
+    b.ok(&["acquire", "dev", "--wait", "5s"]);
+}
+
+#[test]
+fn the_first_write_after_rest_goes_on_by_itself_and_rest_comes_again() {
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    a.ok(&["acquire", "dev"]);
+    for round in 0..3 {
+        wait_for(LONG, "it is at rest", || at_rest(&b));
+        write(&a, &format!("file-{round}")).unwrap();
+        wait_for(LONG, "it is active", || !at_rest(&b));
+        assert!(world.lower("dev").join(format!("file-{round}")).exists());
+    }
+    // A tree at rest is handed over like any other.
+    wait_for(LONG, "it is at rest", || at_rest(&b));
+    b.ok(&["acquire", "dev", "--ask", "--wait", "10s"]);
+    assert_eq!(write(&a, "late"), Err(EROFS));
+    assert_eq!(b.tree_status("dev")["last_end"], "clean");
+}
+
+#[test]
+fn at_rest_with_the_server_away_the_first_write_waits_for_its_word_and_stops_at_the_deadline() {
+    let world = World::new();
+    let (mut server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    a.ok(&["acquire", "dev"]);
+    write(&a, "one").unwrap();
+    wait_for(LONG, "it is at rest", || at_rest(&b));
+    server.kill();
+    let waited = Timer::start();
+    assert_eq!(write(&a, "two"), Err(EROFS));
+    assert!(waited.elapsed() < Duration::from_secs(6), "{:?}", waited.elapsed());
+    assert!(!world.lower("dev").join("two").exists(), "nothing was written that the server does not know of");
+    server.restart();
+    wait_for(LONG, "it writes again", || write(&a, "three").is_ok());
+}

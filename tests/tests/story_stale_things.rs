@@ -1,0 +1,168 @@
+//! I6: what belongs to an earlier run never writes in a later one: old mappings, finished lock files, old locks.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustix::fs::{FlockOperation, flock};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+use treelease_tests::hosts::{Side, World, quick, wait_for};
+
+const SIZE: usize = 4096;
+
+/// A shared writable mapping of a file's first page.
+struct Mapping(*mut u8);
+
+impl Mapping {
+    fn of(file: &std::fs::File) -> Mapping {
+        // SAFETY: a new mapping at a place of the kernel's choice; nothing else refers to it.
+        let at = unsafe { mmap(std::ptr::null_mut(), SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0) };
+        Mapping(at.expect("a mapping").cast())
+    }
+
+    fn store(&self, at: usize, byte: u8) {
+        assert!(at < SIZE);
+        // SAFETY: within the mapping, which lives as long as `self`.
+        unsafe { self.0.add(at).write_volatile(byte) }
+    }
+
+    /// Pushes the page to the filesystem; whether that was said to have worked.
+    fn push(&self) -> bool {
+        // SAFETY: the range is this mapping.
+        unsafe { msync(self.0.cast(), SIZE, MsyncFlags::SYNC) }.is_ok()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `of` and ends here.
+        let _ended = unsafe { munmap(self.0.cast(), SIZE) };
+    }
+}
+
+/// The other side has a turn in which it does `work`; then the tree comes back.
+fn turn(a: &Side, b: &Side, work: impl FnOnce()) {
+    b.ok(&["acquire", "dev", "--ask", "--wait", "20s"]);
+    work();
+    b.ok(&["release", "dev"]);
+    a.ok(&["acquire", "dev", "--ask", "--wait", "20s"]);
+}
+
+fn read(side: &Side, name: &str) -> Vec<u8> {
+    std::fs::read(side.at("dev").join(name)).expect("readable")
+}
+
+fn open_rw(side: &Side, name: &str) -> std::fs::File {
+    std::fs::File::options().read(true).write(true).open(side.at("dev").join(name)).expect("opened for writing")
+}
+
+fn mapped_story(fault: &str) -> (u8, u8) {
+    let world = World::new();
+    let server = world.server();
+    let (a, b) = (world.side("workstation", &server).fault(fault), world.side("pod", &server));
+    world.tree(&a, "dev", &quick(&["fence=none"]));
+    a.mount("dev", &world.lower("dev"));
+    b.mount("dev", &world.lower("dev"));
+    a.ok(&["acquire", "dev"]);
+    std::fs::write(a.at("dev").join("mapped"), vec![b'a'; SIZE]).unwrap();
+    let mapping = Mapping::of(&open_rw(&a, "mapped"));
+    mapping.store(0, b'A');
+    assert!(mapping.push());
+    turn(&a, &b, || std::fs::write(b.at("dev").join("mapped"), vec![b'b'; SIZE]).unwrap());
+    mapping.store(0, b'X');
+    let _said = mapping.push();
+    let new_reader = read(&a, "mapped")[0];
+    drop(mapping);
+    let storage = std::fs::read(world.lower("dev").join("mapped")).unwrap()[0];
+    (storage, new_reader)
+}
+
+#[test]
+fn i6_a_store_through_an_old_mapping_reaches_neither_the_file_nor_a_new_reader() {
+    assert_eq!(mapped_story(""), (b'b', b'b'));
+}
+
+#[test]
+fn control_without_the_rule_an_old_mapping_overwrites_the_other_side() {
+    assert_eq!(mapped_story("no_stale"), (b'X', b'X'));
+}
+
+#[test]
+fn a_mapped_file_that_is_open_for_appending_is_not_torn() {
+    let world = World::new();
+    let (_server, a, _b) = world.two_hosts(&quick(&["fence=none"]));
+    a.ok(&["acquire", "dev"]);
+    let path = a.at("dev").join("log");
+    std::fs::write(&path, vec![b'-'; SIZE]).unwrap();
+    let file = open_rw(&a, "log");
+    let mapping = Mapping::of(&file);
+    // The newest writable handle is one with O_APPEND: a page of the mapping must not go down through it.
+    let mut appending = std::fs::File::options().append(true).open(&path).unwrap();
+    mapping.store(7, b'M');
+    assert!(mapping.push());
+    appending.write_all(b"end").unwrap();
+    let now = std::fs::read(world.lower("dev").join("log")).unwrap();
+    assert_eq!((now.len(), now[7], &now[SIZE..]), (SIZE + 3, b'M', &b"end"[..]));
+}
+
+#[test]
+fn a_finished_lock_file_from_before_the_others_turn_is_not_renamed_into_place_but_a_new_one_is() {
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["fence=none"]));
+    a.ok(&["acquire", "dev"]);
+    let (index, locked) = (a.at("dev").join("index"), a.at("dev").join("index.new"));
+    std::fs::write(&index, "first").unwrap();
+    std::fs::write(&locked, "old work of this very process").unwrap();
+    turn(&a, &b, || std::fs::write(b.at("dev").join("index"), "the other side's").unwrap());
+    let moved = std::fs::rename(&locked, &index).expect_err("made before the other side's turn");
+    assert_eq!(moved.raw_os_error(), Some(Errno::ESTALE as i32));
+    let linked = std::fs::hard_link(&locked, a.at("dev").join("linked")).expect_err("nor linked");
+    assert_eq!(linked.raw_os_error(), Some(Errno::ESTALE as i32));
+    assert_eq!(read(&a, "index"), b"the other side's");
+    // Somebody who looked, with a program of today.
+    a.tool("mv", &[locked.to_str().unwrap(), index.to_str().unwrap()]).expect(0);
+    assert_eq!(read(&a, "index"), b"old work of this very process");
+    // And what this process makes anew.
+    std::fs::write(&locked, "new work").unwrap();
+    std::fs::rename(&locked, &index).unwrap();
+    assert_eq!(read(&a, "index"), b"new work");
+}
+
+#[test]
+fn control_without_the_rule_a_finished_lock_file_undoes_the_others_turn() {
+    let world = World::new();
+    let server = world.server();
+    let (a, b) = (world.side("workstation", &server).fault("no_stale"), world.side("pod", &server));
+    world.tree(&a, "dev", &quick(&["fence=none"]));
+    a.mount("dev", &world.lower("dev"));
+    b.mount("dev", &world.lower("dev"));
+    a.ok(&["acquire", "dev"]);
+    let (index, locked) = (a.at("dev").join("index"), a.at("dev").join("index.new"));
+    std::fs::write(&locked, "old work of this very process").unwrap();
+    turn(&a, &b, || std::fs::write(b.at("dev").join("index"), "the other side's").unwrap());
+    std::fs::rename(&locked, &index).expect("nothing stops it");
+    assert_eq!(std::fs::read(world.lower("dev").join("index")).unwrap(), b"old work of this very process");
+}
+
+#[test]
+fn while_an_old_exclusive_lock_is_held_the_file_is_busy_for_writers() {
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["fence=none", "handoff_wait=500ms"]));
+    a.ok(&["acquire", "dev"]);
+    std::fs::write(a.at("dev").join("db"), "x").unwrap();
+    let old = open_rw(&a, "db");
+    flock(old.as_fd(), FlockOperation::NonBlockingLockExclusive).unwrap();
+    // Busy: it is given away past the lock, by force.
+    b.run(&["acquire", "dev", "--ask", "--wait", "10s"]).refused(75, &["declined"]);
+    a.ok(&["release", "dev", "--now"]);
+    b.ok(&["acquire", "dev", "--wait", "10s"]);
+    std::fs::write(b.at("dev").join("db"), "y").unwrap();
+    b.ok(&["release", "dev"]);
+    a.ok(&["acquire", "dev", "--wait", "10s"]);
+    let open = || std::fs::File::options().write(true).open(a.at("dev").join("db"));
+    assert_eq!(open().unwrap_err().raw_os_error(), Some(Errno::EBUSY as i32));
+    assert_eq!(read(&a, "db"), b"y", "readers are not in its way");
+    drop(old);
+    wait_for(Duration::from_secs(5), "the lock is gone", || open().is_ok());
+}

@@ -1,0 +1,65 @@
+//! Two sides of a cluster of three nodes: one node's end is nobody's business but the operator's (DESIGN 7).
+
+use std::time::Duration;
+
+use treelease_tests::hosts::{Timer, World, quick, wait_for};
+
+const SOON: Duration = Duration::from_secs(30);
+/// More than a time to live: a session that was not renewed would have expired.
+const LONG: Duration = Duration::from_secs(9);
+
+#[test]
+fn writing_goes_on_while_the_leader_is_killed_and_the_lease_still_moves_afterwards() {
+    let world = World::new();
+    let mut cluster = world.cluster();
+    let sides = ["workstation", "pod"].map(|name| world.side_at(name, &cluster.urls()).ttl("6s"));
+    let [workstation, pod] = &sides;
+    world.tree(workstation, "dev", &quick(&[]));
+    workstation.mount("dev", &world.lower("dev"));
+    pod.mount("dev", &world.lower("dev"));
+    workstation.ok(&["acquire", "dev", "--wait", "20s"]);
+
+    let leader: usize = workstation.status()["server"]["leader"].as_str().unwrap().parse().unwrap();
+    cluster.kill(leader);
+    let (timer, mut written) = (Timer::start(), 0);
+    while timer.elapsed() < LONG {
+        written += 1;
+        std::fs::write(workstation.at("dev").join("f"), written.to_string()).expect("the lease stands, so writing goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(workstation.holds("dev"));
+    let status = workstation.status();
+    let server = &status["server"];
+    assert_eq!((&server["quorum"], &server["nodes"]), (&true.into(), &3.into()), "{server}");
+    assert_ne!(server["leader"], leader.to_string(), "{server}");
+
+    workstation.ok(&["release", "dev"]);
+    pod.ok(&["acquire", "dev", "--wait", "20s"]);
+    assert_eq!(std::fs::read_to_string(pod.at("dev").join("f")).unwrap(), written.to_string());
+    cluster.start_node(leader);
+    cluster.wait_serving(leader);
+    let history = pod.ok(&["history", "dev", "-o", "json"]).json();
+    let entries = history["entries"].as_array().unwrap();
+    assert!(entries.iter().all(|e| e["event"] != "expired"), "{history}");
+}
+
+#[test]
+fn without_a_quorum_the_last_node_says_so_and_nothing_is_granted() {
+    let world = World::new();
+    let mut cluster = world.cluster();
+    let side = world.side_at("workstation", &cluster.urls()).ttl("6s");
+    world.tree(&side, "dev", &quick(&[]));
+    let leader: usize = side.status()["server"]["leader"].as_str().unwrap().parse().unwrap();
+    let last = if leader == 3 { 2 } else { 3 };
+    let others: Vec<usize> = (1..=3).filter(|node| *node != last).collect();
+    others.iter().for_each(|node| cluster.kill(*node));
+    wait_for(SOON, "the status is marked", || side.status()["server"]["quorum"] == false);
+    side.run(&["tree", "add", "other"]).refused(69, &[]);
+    let cluster_status = side.ok(&["cluster", "status", "-o", "json"]).json();
+    assert_eq!((&cluster_status["quorum"], &cluster_status["nodes"]), (&false.into(), &3.into()), "{cluster_status}");
+    let reachable: Vec<bool> = cluster_status["endpoints"].as_array().unwrap().iter().map(|e| e["reachable"] == true).collect();
+    assert_eq!(reachable, [last == 1, last == 2, last == 3], "{cluster_status}");
+    cluster.start_node(leader);
+    wait_for(SOON, "there is a quorum again", || side.status()["server"]["quorum"] == true);
+    side.ok(&["acquire", "dev", "--wait", "20s"]);
+}
