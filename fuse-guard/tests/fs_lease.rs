@@ -383,7 +383,7 @@ fn a_flush_counts_what_this_epoch_wrote() {
     assert!(t.mount.last_mutation().is_some());
     let writers = t.mount.writers();
     assert!(writers.iter().any(|w| w.path == "a" || w.count > 1), "{writers:?}");
-    t.mount.begin_epoch().unwrap();
+    t.mount.begin_epoch(treelease_client::words::epoch::Epoch::from_raw(1 << 32)).unwrap();
     assert_eq!(t.mount.flush(LIMIT).unwrap().files, 0);
 }
 

@@ -206,7 +206,6 @@ impl Daemon {
             scratch: self.config.state_dir.clone(),
             clock: self.clock.clone(),
             until: tree.side.right(),
-            no_marker_check: self.faults.no_marker_check,
         };
         let mount = mounted.mount.clone();
         self.note_lease(id, grant.epoch);
@@ -215,10 +214,11 @@ impl Daemon {
         // written files, and the descriptor that would hear of their errors, go on.
         let goes_on = tree.unflushed && grant.run_start.0 <= tree.side.ever_run();
         self.elsewhere(id, move || {
-            let result = opening.see_to_it().and_then(|notes| match if goes_on { Ok(()) } else { mount.begin_epoch() } {
-                Ok(()) => Ok(notes),
-                Err(e) => Err(Failure::io("cannot begin an epoch on the storage", &e).into()),
-            });
+            let result =
+                opening.see_to_it().and_then(|notes| match if goes_on { Ok(()) } else { mount.begin_epoch(grant.epoch) } {
+                    Ok(()) => Ok(notes),
+                    Err(e) => Err(Failure::io("cannot begin an epoch on the storage", &e).into()),
+                });
             Done::Opened(grant.epoch, result)
         });
     }

@@ -152,8 +152,6 @@ struct Ending {
 pub(crate) struct Faults {
     /// Old handles are never stale, nodes never replaced (I6 off).
     no_stale: bool,
-    /// The marker is not looked at (I8 off).
-    no_marker_check: bool,
     /// The servers' events and table are not followed.
     hold_back_events: bool,
 }
@@ -165,7 +163,7 @@ impl Faults {
         }
         let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
         let has = |name: &str| named.split(',').any(|n| n == name);
-        Self { no_stale: has("no_stale"), no_marker_check: has("no_marker_check"), hold_back_events: has("hold_back_events") }
+        Self { no_stale: has("no_stale"), hold_back_events: has("hold_back_events") }
     }
 }
 
@@ -296,6 +294,10 @@ impl Daemon {
         for tree in self.trees.values_mut() {
             if let Some(mounted) = &tree.mounted {
                 tree.side.note_mutation(mounted.mount.last_mutation());
+                // Word of the first one that waits may have been lost in a full mailbox.
+                if tree.side.is_open() && mounted.mount.waiting() > 0 {
+                    tree.side.handle_first_write(now);
+                }
             }
             tree.side.handle_timeout(now);
         }

@@ -81,7 +81,6 @@ struct Plan {
     known: Option<(TreeId, Option<treelease_client::words::id::RootId>)>,
     cluster: Option<ClusterId>,
     endpoints: Vec<String>,
-    no_marker_check: bool,
     clock: Arc<dyn Clock>,
     mail: tokio::sync::mpsc::Sender<Msg>,
 }
@@ -124,9 +123,7 @@ impl Plan {
                 Some(found.marker.clone())
             }
         };
-        if !self.no_marker_check {
-            marker::overlap(lower, marker.as_ref().map(|m| &m.tree))?;
-        }
+        marker::overlap(lower, marker.as_ref().map(|m| &m.tree))?;
         let mut notes = self.look_inside(root.as_fd())?;
         let Some(marker) = marker.filter(|_| !self.check_only) else { return Ok((None, None, notes)) };
         let place = place::of(root.as_fd()).ok();
@@ -172,9 +169,6 @@ impl Plan {
     }
 
     fn check(&self, found: &marker::Found) -> Result<(), Failure> {
-        if self.no_marker_check {
-            return Ok(());
-        }
         // The cluster is not known before the first session: then the gate's own check (I8) follows at the grant.
         let cluster = self.cluster.as_ref().unwrap_or(&found.marker.cluster);
         let tree = self.known.as_ref().map_or(&found.marker.tree, |(id, _)| id);
@@ -296,7 +290,6 @@ impl Daemon {
             known,
             cluster: self.file.cluster.clone(),
             endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
-            no_marker_check: self.faults.no_marker_check,
             clock: self.clock.clone(),
             mail: self.mail.clone(),
         }

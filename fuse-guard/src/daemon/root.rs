@@ -42,16 +42,13 @@ pub(super) struct Opening {
     pub scratch: PathBuf,
     pub clock: Arc<dyn Clock>,
     pub until: Option<BootTime>,
-    pub no_marker_check: bool,
 }
 
 impl Opening {
     /// Marker, stamp, left-overs, checks. Notes for people, or why the gate must stay shut.
     pub fn see_to_it(&self) -> Result<Vec<String>, Refusal> {
-        if !self.no_marker_check {
-            self.check_marker()?;
-            self.stamp()?;
-        }
+        self.check_marker()?;
+        self.stamp()?;
         let mut notes = Vec::new();
         if self.grant.last_end == End::Unclean {
             let found = leftovers::look(self.root.as_fd())

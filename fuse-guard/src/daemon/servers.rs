@@ -68,6 +68,8 @@ pub(crate) enum FromServer {
     Table(Result<ClusterStatus, CallError>),
     /// Something has happened: the table is out of date.
     Stir,
+    /// No more events come.
+    WatchEnded,
     /// The session is closed, or could not be.
     Closed,
 }
@@ -204,6 +206,7 @@ impl Daemon {
             FromServer::Opened(result) => self.handle_opened(result, now),
             FromServer::Renewed(number, session, result) => self.handle_renewed(number, &session, result, now),
             FromServer::Table(result) => self.handle_table(result, now),
+            FromServer::WatchEnded => self.link.watching = false,
             FromServer::Stir => {
                 self.read_table_soon(now);
             }
@@ -321,6 +324,8 @@ impl Daemon {
                     Err(_) => tokio::time::sleep(TABLE_PAUSE).await,
                 }
             }
+            // The servers' door refused it: tried again with the next session, or when the table is read next.
+            let _ = mail.send(Msg::Server(FromServer::WatchEnded)).await;
         });
     }
 
@@ -406,6 +411,9 @@ impl Daemon {
                 }
                 self.link.reachable = true;
                 self.link.reads += 1;
+                if !self.link.watching && self.session.is_some() {
+                    self.watch();
+                }
                 let mine = self.file.session.clone();
                 if !self.faults.hold_back_events {
                     for status in &table.trees {

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, statat, syncfs};
 use rustix::io::Errno;
+use treelease_client::words::epoch::Epoch;
 
 use super::inode::{Node, stat_fd};
 use super::reopen;
@@ -33,6 +34,8 @@ pub struct Dirty {
     /// Files that were flushed in this epoch, for the history's count.
     flushed: Mutex<BTreeSet<u64>>,
     bytes: AtomicU64,
+    /// The epoch that began last.
+    begun: Mutex<Epoch>,
     failed: Mutex<Vec<String>>,
     /// One flush at a time. Held while the storage hangs: then no other flush says yes.
     flushing: Mutex<()>,
@@ -46,6 +49,7 @@ impl Default for Dirty {
             files: Mutex::default(),
             flushed: Mutex::default(),
             bytes: AtomicU64::new(0),
+            begun: Mutex::default(),
             failed: Mutex::default(),
             flushing: Mutex::default(),
             storage: Mutex::default(),
@@ -55,10 +59,17 @@ impl Default for Dirty {
 
 impl Dirty {
     /// A new epoch begins: nothing is dirty, and the descriptor for `syncfs` is opened.
-    pub fn begin(&self, root: &OwnedFd) -> Result<(), Errno> {
+    ///
+    /// A thread that hung on the storage may come with an epoch that is long over: it must not clear what a later one wrote.
+    pub fn begin(&self, root: &OwnedFd, epoch: Epoch) -> Result<(), Errno> {
         let fd = openat(root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        *lock(&self.storage) = Some(Arc::new(fd));
         let mut files = lock(&self.files);
+        let mut begun = lock(&self.begun);
+        if epoch < *begun {
+            return Ok(());
+        }
+        *begun = epoch;
+        *lock(&self.storage) = Some(Arc::new(fd));
         self.generation.fetch_add(1, Ordering::SeqCst);
         files.clear();
         lock(&self.flushed).clear();
@@ -226,13 +237,13 @@ mod tests {
         let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
         let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
         let dirty = Dirty::default();
-        dirty.begin(&root).unwrap();
+        dirty.begin(&root, Epoch::from_raw(1)).unwrap();
         // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
         let good = lock(&dirty.storage).replace(Arc::new(open(OFlags::PATH | OFlags::DIRECTORY)));
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "as at a deadline");
         *lock(&dirty.storage) = good;
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
-        dirty.begin(&root).unwrap();
+        dirty.begin(&root, Epoch::from_raw(2)).unwrap();
         assert_eq!(dirty.flush(|_| String::new(), || true), Ok((0, 0)));
     }
 }

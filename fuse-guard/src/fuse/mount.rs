@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use treelease_client::words::clock::Clock;
+use treelease_client::words::epoch::Epoch;
 use treelease_client::words::policy::Mode;
 use treelease_client::words::time::BootTime;
 
@@ -207,7 +208,7 @@ impl Mount {
             let says = "it needs CAP_SETUID and CAP_SETGID; or mount for this user alone";
             return Err(MountError::System(format!("this daemon cannot act as its callers: {says}")));
         }
-        fs.dirty.begin(&fs.nodes.root().fd).map_err(lower_bad)?;
+        fs.dirty.begin(&fs.nodes.root().fd, Epoch::ZERO).map_err(lower_bad)?;
         let shared = Arc::new(Shared { fs, hooks, expire_only: AtomicBool::new(false), device: std::sync::OnceLock::new() });
         let device = mounting::mount(&at, &tree_name, allow_other)?;
         // From here on a failure must not leave a mount behind that nobody serves.
@@ -344,8 +345,8 @@ impl Mount {
     }
 
     /// An epoch of ours begins: nothing is dirty yet. Before the gate opens.
-    pub fn begin_epoch(&self) -> std::io::Result<()> {
-        self.fs().dirty.begin(&self.fs().nodes.root().fd).map_err(std::io::Error::from)
+    pub fn begin_epoch(&self, epoch: Epoch) -> std::io::Result<()> {
+        self.fs().dirty.begin(&self.fs().nodes.root().fd, epoch).map_err(std::io::Error::from)
     }
 
     /// Makes durable what was written in this epoch. Blocks, on a thread that may be lost.

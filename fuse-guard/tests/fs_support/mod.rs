@@ -91,7 +91,7 @@ impl Tree {
         let before = self.mount.standing();
         let serial = before.serial + 1;
         let opening = Standing { serial, epoch, stale_below: start, right: Right::Opening { until }, may_wait: false, ..before };
-        self.mount.begin_epoch().unwrap();
+        self.mount.begin_epoch(epoch).unwrap();
         self.mount.publish(opening);
         self.mount.answer_waiters(Outcome::Granted { run_start: RunStart(start), epoch });
         assert!(self.mount.drop_caches(LIMIT), "stuck at {:?}", self.mount.dropping());

@@ -43,8 +43,7 @@ impl Side {
         self
     }
 
-    /// With a rule switched off in its guard, for a positive control: `no_stale`, `no_marker_check`,
-    /// `hold_back_events`. Only debug builds know them. Before its daemon runs.
+    /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`. Only debug builds know them. Before its daemon runs.
     #[must_use]
     pub fn fault(mut self, fault: &str) -> Side {
         self.fault = Some(fault.to_owned());
