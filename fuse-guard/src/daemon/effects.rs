@@ -52,7 +52,7 @@ pub(crate) enum Done {
     /// A broken lease's gate is shut and drained.
     Shut(Epoch),
     /// Permits ended and storage confirmed before rest; `Err(true)`: a write-back error.
-    Settled(Result<(), bool>),
+    Settled(u64, Result<(), bool>),
     /// A first write waits at the gate.
     FirstWrite,
     /// A write ended after the deadline.
@@ -124,7 +124,7 @@ impl Daemon {
             }
             Effect::SayGateClosed { epoch } => self.shut(id, epoch),
             Effect::FlushLapsed => self.flush_lapsed(id),
-            Effect::Settle => self.settle(id),
+            Effect::Settle(no) => self.settle(id, no),
             Effect::TellRest { at_rest, number } => {
                 let Some(lease) = self.current_lease(id) else { return };
                 // The marker's lock comes with a later version: so far no other side could witness it.
@@ -132,7 +132,7 @@ impl Daemon {
                     true => Command::Rest { lease, number },
                     false => Command::Active { lease, number, marker_locked: false },
                 };
-                self.send(id, command, Purpose::Rest, RequestKey::random());
+                self.send(id, command, Purpose::Rest(number), RequestKey::random());
             }
             Effect::Step(step) => self.step(id, step),
             Effect::HoldGranted(hold) => self.hold_granted(id, &hold),
@@ -259,16 +259,19 @@ impl Daemon {
         });
     }
 
-    fn settle(&mut self, id: &TreeId) {
+    fn settle(&mut self, id: &TreeId, no: u64) {
         let Some(mount) = self.mount(id) else { return };
         self.elsewhere(id, move || {
             if !mount.drain(DRAIN_LIMIT) {
-                return Done::Settled(Err(false));
+                return Done::Settled(no, Err(false));
             }
-            Done::Settled(mount.flush(SHUT_LIMIT).map(|_| ()).map_err(|failed| {
-                tracing::error!(files = ?failed.files, why = failed.why, "a flush before rest has failed");
-                true
-            }))
+            Done::Settled(
+                no,
+                mount.flush(SHUT_LIMIT).map(|_| ()).map_err(|failed| {
+                    tracing::error!(files = ?failed.files, why = failed.why, "a flush before rest has failed");
+                    true
+                }),
+            )
         });
     }
 
@@ -454,9 +457,9 @@ impl Daemon {
                 tree.side.handle_end_answer(no, answer.map_err(|r| r.message), now);
                 self.read_table_soon(now);
             }
-            Done::Answer(Purpose::Rest, answer) => tree.side.handle_rest_answer(&answer, now),
+            Done::Answer(Purpose::Rest(number), answer) => tree.side.handle_rest_answer(number, &answer, now),
             Done::Answer(Purpose::Tell | Purpose::Cancel, _) => {}
-            Done::Settled(settled) => tree.side.handle_settled(settled, now),
+            Done::Settled(no, settled) => tree.side.handle_settled(no, settled, now),
             Done::Opened(epoch, result) => {
                 let result = result.map(|notes| {
                     for note in notes {

@@ -37,8 +37,8 @@ pub(crate) enum Purpose {
     Owed(Epoch),
     /// Leaving the queue.
     Cancel,
-    /// An answer to rest or active.
-    Rest,
+    /// An answer to the rest or active of that number.
+    Rest(u64),
     /// Sent until it is answered; the answer changes nothing here.
     Tell,
 }

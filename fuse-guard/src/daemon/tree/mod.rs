@@ -158,8 +158,8 @@ pub enum Effect {
         /// Which.
         epoch: Epoch,
     },
-    /// End the permits in flight and make durable what was written; answer with [`TreeSide::handle_settled`].
-    Settle,
+    /// The try of this number: end the permits in flight and make durable what was written; answer with [`TreeSide::handle_settled`].
+    Settle(u64),
     /// Tell the servers that nothing is unconfirmed (`rest`), or that something will be (`active`); answer with
     /// [`TreeSide::handle_rest_answer`].
     TellRest {
@@ -221,6 +221,9 @@ pub struct TreeSide {
     lapsed: bool,
     rest: Rest,
     rest_number: u64,
+    /// The epoch for which `rest` was sent and no later `active` was acknowledged.
+    rest_said: Option<Epoch>,
+    settle_no: u64,
     wake_wanted: bool,
     woke: Option<BootTime>,
     end_when_awake: Option<EndRequest>,
@@ -264,6 +267,8 @@ impl TreeSide {
             lapsed: false,
             rest: Rest::Awake,
             rest_number: 0,
+            rest_said: None,
+            settle_no: 0,
             wake_wanted: false,
             woke: None,
             end_when_awake: None,
@@ -684,7 +689,7 @@ impl TreeSide {
         };
         // Only a reader asks again; in other phases a pause that has passed wakes nobody.
         let retry =
-            if (matches!(self.phase, Phase::Reader) && self.owed.is_none()) || self.wake_wanted { self.retry_at } else { None };
+            if (matches!(self.phase, Phase::Reader) && self.owed.is_none()) || self.wakes_again() { self.retry_at } else { None };
         self.holds
             .values()
             .filter_map(Hold::deadline)

@@ -8,6 +8,8 @@
 //! - From the moment `rest` is sent, only an acknowledged `active` with a higher number opens the gate, whatever became of the
 //!   `rest`. *Why:* the server may have applied it although its answer was lost; and it ignores a number that is not higher
 //!   than the last one, so a delayed `rest` never follows the `active` that was sent after it.
+//! - What comes back is for the try that it names: a flush of an earlier try says nothing about what was written since, and an
+//!   answer to an earlier word opens nothing.
 //! - A write-back error found on the way ends the lease: it is reported once, so it counts for the epoch.
 
 use std::time::Duration;
@@ -51,7 +53,9 @@ impl TreeSide {
     }
 
     pub(super) fn begin_awake(&mut self, awake: bool) {
-        self.rest = if awake { Rest::Awake } else { Rest::AtRest };
+        // Opened once more under an epoch for which `rest` was said: the server may still believe it.
+        let epoch = self.grant().map(|g| g.epoch);
+        self.rest = if awake && self.rest_said != epoch { Rest::Awake } else { Rest::AtRest };
         self.wake_wanted = false;
         self.woke = None;
         self.end_when_awake = None;
@@ -64,7 +68,8 @@ impl TreeSide {
         }
         self.rest = Rest::Settling;
         self.effects.push_back(Effect::Publish);
-        self.effects.push_back(Effect::Settle);
+        self.settle_no += 1;
+        self.effects.push_back(Effect::Settle(self.settle_no));
     }
 
     fn rest_due(&self) -> Option<BootTime> {
@@ -82,13 +87,14 @@ impl TreeSide {
     }
 
     /// The permits have ended and the storage has confirmed, or not. `Err(true)`: a write-back error.
-    pub fn handle_settled(&mut self, settled: Result<(), bool>, now: BootTime) {
-        if self.rest != Rest::Settling || !matches!(self.phase, Phase::Open { .. }) {
+    pub fn handle_settled(&mut self, no: u64, settled: Result<(), bool>, now: BootTime) {
+        if no != self.settle_no || self.rest != Rest::Settling || !matches!(self.phase, Phase::Open { .. }) {
             return;
         }
         match settled {
             Ok(()) => {
                 self.rest = Rest::Telling;
+                self.rest_said = self.grant().map(|g| g.epoch);
                 self.tell(true);
             }
             Err(broken) => {
@@ -134,8 +140,8 @@ impl TreeSide {
     }
 
     /// The servers' answer to [`Effect::TellRest`].
-    pub fn handle_rest_answer(&mut self, answer: &Result<Answer, Refusal>, now: BootTime) {
-        if !matches!(self.phase, Phase::Open { .. }) {
+    pub fn handle_rest_answer(&mut self, number: u64, answer: &Result<Answer, Refusal>, now: BootTime) {
+        if number != self.rest_number || !matches!(self.phase, Phase::Open { .. }) {
             return;
         }
         match (self.rest, answer) {
@@ -146,7 +152,10 @@ impl TreeSide {
                     self.want_awake(now);
                 }
             }
-            (Rest::Waking, Ok(Answer::Done)) => self.awake(now),
+            (Rest::Waking, Ok(Answer::Done)) => {
+                self.rest_said = None;
+                self.awake(now);
+            }
             // Not current any more (the next renewal says why), or nobody knows: asked again while somebody waits.
             (Rest::Waking, _) => {
                 self.rest = Rest::AtRest;
@@ -156,9 +165,14 @@ impl TreeSide {
         }
     }
 
+    /// Whether an `active` that got no answer is to be sent again when its pause has passed.
+    pub(super) fn wakes_again(&self) -> bool {
+        self.rest == Rest::AtRest && self.wake_wanted && !self.lapsed && matches!(self.phase, Phase::Open { .. })
+    }
+
     /// An `active` that got no answer is sent again while somebody waits for it.
     pub(super) fn retry_wake(&mut self, now: BootTime) {
-        if self.rest == Rest::AtRest && self.wake_wanted && self.right_lives(now) && self.retry_at.is_some_and(|at| now >= at) {
+        if self.wakes_again() && self.right_lives(now) && self.retry_at.is_some_and(|at| now >= at) {
             self.want_awake(now);
         }
     }

@@ -332,8 +332,8 @@ fn resting() -> (World, u64) {
     w.open(1, 1, 90_000, at(0));
     w.effects();
     w.tree.handle_timeout(at(1_000));
-    assert_eq!(w.effects(), vec![Effect::Settle]);
-    w.tree.handle_settled(Ok(()), at(1_010));
+    assert_eq!(w.effects(), vec![Effect::Settle(1)]);
+    w.tree.handle_settled(1, Ok(()), at(1_010));
     let effects = w.effects();
     let [Effect::TellRest { at_rest: true, number }] = effects[..] else { panic!("{effects:?}") };
     (w, number)
@@ -352,7 +352,7 @@ fn rest_is_said_only_after_the_gate_was_shut_and_the_storage_confirmed() {
     w.tree.handle_timeout(at(1_499));
     assert_eq!(w.effects(), vec![], "one second after the last mutation");
     w.tree.handle_timeout(at(1_500));
-    assert_eq!(w.effects(), vec![Effect::Settle]);
+    assert_eq!(w.effects(), vec![Effect::Settle(1)]);
     assert!(resting_right(&w), "a new active is demanded of every operation before anything is sent");
 }
 
@@ -364,7 +364,7 @@ fn a_write_before_rest_was_sent_goes_on_without_a_word() {
     w.effects();
     w.tree.handle_first_write(at(1_001));
     assert!(matches!(w.tree.standing(true).right, Right::Write { .. }));
-    w.tree.handle_settled(Ok(()), at(1_002));
+    w.tree.handle_settled(1, Ok(()), at(1_002));
     assert_eq!(w.effects(), vec![], "a settling that was overtaken says nothing");
 }
 
@@ -376,17 +376,20 @@ fn only_an_acknowledged_active_with_a_higher_number_opens_the_gate_whatever_beca
     assert_eq!(w.effects(), vec![], "the rest is on its way: its active follows it");
     // Its answer was lost.
     let lost = Refusal::new(Code::OutcomeUnknown, "?");
-    w.tree.handle_rest_answer(&Err(lost.clone()), at(1_030));
+    w.tree.handle_rest_answer(number, &Err(lost.clone()), at(1_030));
     let effects = w.effects();
     let [Effect::TellRest { at_rest: false, number: higher }] = effects[..] else { panic!("{effects:?}") };
     assert!(higher > number);
     // The active got no answer either: asked again, and shut until then.
-    w.tree.handle_rest_answer(&Err(lost), at(1_040));
+    // An answer to the earlier word is no answer to this one.
+    w.tree.handle_rest_answer(number, &Ok(Answer::Done), at(1_035));
+    assert!(resting_right(&w));
+    w.tree.handle_rest_answer(higher, &Err(lost), at(1_040));
     assert!(resting_right(&w));
     w.effects();
     w.tree.handle_timeout(at(1_400));
     assert!(matches!(w.effects()[..], [Effect::TellRest { at_rest: false, .. }]));
-    w.tree.handle_rest_answer(&Ok(Answer::Done), at(1_410));
+    w.tree.handle_rest_answer(higher + 1, &Ok(Answer::Done), at(1_410));
     assert!(matches!(w.tree.standing(true).right, Right::Write { .. }));
 }
 
@@ -407,13 +410,13 @@ fn a_resumed_lease_writes_only_after_an_active() {
 
 #[test]
 fn a_tree_at_rest_is_woken_before_it_is_handed_over() {
-    let (mut w, _) = resting();
-    w.tree.handle_rest_answer(&Ok(Answer::Done), at(1_020));
+    let (mut w, number) = resting();
+    w.tree.handle_rest_answer(number, &Ok(Answer::Done), at(1_020));
     assert!(w.tree.is_at_rest());
     w.tree.begin_end(EndRequest::Release { now: true }, at(2_000));
     assert!(w.tree.is_ending());
     assert!(w.effects().iter().any(|e| matches!(e, Effect::TellRest { at_rest: false, .. })));
-    w.tree.handle_rest_answer(&Ok(Answer::Done), at(2_010));
+    w.tree.handle_rest_answer(number + 1, &Ok(Answer::Done), at(2_010));
     assert!(matches!(w.tree.phase, Phase::Ending { .. }));
 }
 
@@ -422,7 +425,7 @@ fn a_write_back_error_before_rest_ends_the_lease() {
     let mut w = World::new();
     w.open(1, 1, 90_000, at(0));
     w.tree.handle_timeout(at(1_000));
-    w.tree.handle_settled(Err(true), at(1_100));
+    w.tree.handle_settled(1, Err(true), at(1_100));
     assert!(w.tree.is_ending());
 }
 
@@ -628,4 +631,44 @@ fn a_handoff_to_a_side_that_once_left_the_queue_is_taken() {
     let grant = w.grant(2, 2);
     w.tree.handle_grant(grant, at(1_000));
     assert_eq!(w.effects(), vec![Effect::RenewNow]);
+}
+
+#[test]
+fn a_flush_of_an_earlier_try_to_rest_says_nothing_about_what_was_written_since() {
+    let mut w = World::new();
+    w.open(1, 1, 90_000, at(0));
+    w.tree.handle_timeout(at(1_000));
+    w.tree.handle_first_write(at(1_001));
+    w.tree.note_mutation(Some(at(1_002)));
+    w.tree.handle_timeout(at(2_002));
+    w.effects();
+    // The first try's flush comes back late: it ran before that write.
+    w.tree.handle_settled(1, Ok(()), at(2_003));
+    assert_eq!(w.effects(), vec![]);
+    w.tree.handle_settled(2, Ok(()), at(2_004));
+    assert!(matches!(w.effects()[..], [Effect::TellRest { at_rest: true, .. }]));
+}
+
+#[test]
+fn a_gate_that_opens_once_more_under_an_epoch_at_rest_demands_an_active() {
+    let (mut w, number) = resting();
+    w.tree.handle_rest_answer(number, &Ok(Answer::Done), at(1_020));
+    // Its mount was taken away from outside and made anew.
+    w.tree.handle_mounted(at(2_000));
+    w.tree.handle_right(Some(at(90_000)), Some(true), at(2_001));
+    w.tree.handle_opened(Epoch::from_raw(1), Ok(()), at(2_002));
+    w.tree.handle_carried_out(Epoch::from_raw(1), Ok(()), at(2_003));
+    assert!(resting_right(&w), "the server believes that it is at rest");
+}
+
+#[test]
+fn with_the_server_away_and_a_write_refused_at_the_deadline_nothing_is_due_all_the_time() {
+    let (mut w, number) = resting();
+    let away = || Err(Refusal::new(Code::Unreachable, "away"));
+    w.tree.handle_first_write(at(1_020));
+    w.tree.handle_rest_answer(number, &away(), at(1_030));
+    w.tree.handle_rest_answer(number + 1, &away(), at(1_040));
+    w.tree.handle_right(None, Some(true), at(80_000));
+    w.tree.handle_timeout(at(80_000));
+    assert!(w.tree.next_deadline().is_none_or(|due| due > at(80_000)), "a loop that never sleeps");
 }
