@@ -234,8 +234,10 @@ fn peers(written: &[String]) -> Result<BTreeMap<NodeId, String>> {
             return Err(Failure::config(format!("--peer {peer}: this number or this address is listed twice")));
         }
     }
-    if peers.len() > MEMBERS_MAX {
-        return Err(Failure::config(format!("--peer: {} nodes are listed, {MEMBERS_MAX} are the most", peers.len())));
+    // This node is one of them.
+    let others = MEMBERS_MAX - 1;
+    if peers.len() > others {
+        return Err(Failure::config(format!("--peer: {} other nodes are listed, {others} are the most", peers.len())));
     }
     Ok(peers)
 }

@@ -190,7 +190,10 @@ impl Leader {
     /// An expiry has had its outcome: whoever waits for it looks again.
     fn settle(&self, command: &Command, answer: &Answer) {
         match (command, answer) {
-            (Command::ExpireSession { session, .. }, Answer::Done) => tracing::info!(%session, "session expired"),
+            (Command::ExpireSession { session, .. }, Answer::Done) => {
+                tracing::info!(%session, "session expired");
+                self.seat.timers().ended(session);
+            }
             (Command::EndGrace { tree, epoch, .. }, Answer::Done) => tracing::info!(%tree, %epoch, "grace ended"),
             // It was applied and did nothing. If what it named is gone, the next tick forgets it; else it is due again.
             (Command::ExpireSession { session, .. }, _) => self.seat.timers().undoom(session),

@@ -24,6 +24,9 @@ pub enum TurnedAway {
     Ending(String),
 }
 
+/// The largest snapshot that is taken: over two hundred thousand trees at 2 KiB.
+const SNAPSHOT_MAX: u64 = 512 << 20;
+
 type Answered<T> = Result<T, TurnedAway>;
 
 impl Consensus {
@@ -50,6 +53,11 @@ impl Consensus {
     pub async fn receive_snapshot(&self, request: wire::SnapshotRequest) -> Answered<wire::SnapshotAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
         let request = messages::snapshot_from_wire(request).map_err(unreadable)?;
+        // openraft makes room up to the piece's end, whatever it says.
+        if request.offset.saturating_add(request.data.len() as u64) > SNAPSHOT_MAX {
+            let why = format!("a snapshot's piece at {} is beyond the limit of {SNAPSHOT_MAX} bytes", request.offset);
+            return Err(TurnedAway::Unreadable(why));
+        }
         match self.raft.install_snapshot(request).await {
             Ok(answer) => {
                 self.peers.heard();

@@ -1,7 +1,9 @@
 //! openraft's log over the store: the live log in memory, the disk for recovery only.
 //!
 //! Promises (I7): an entry, a vote, a truncation is on disk before openraft hears of it; writes keep their order, since all
-//! go through one thread; a purge and the note of how far it went are one commit. On opening, everything is checked: each
+//! go through one thread; a purge and the note of how far it went are one commit, and that is the commit of the next append: *why
+//! not at once:* openraft purges as soon as it has received a snapshot, before that is saved, and a node killed in between had
+//! neither log nor snapshot. It appends only after the snapshot was saved. What a lost purge leaves is purged again. On opening, everything is checked: each
 //! record's checksum, the log without a hole and joined to what was purged, nothing committed that is not there. It does
 //! not know what a command means.
 
@@ -26,6 +28,8 @@ struct Mem {
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// Purged here and not yet on disk.
+    purge_owed: Option<LogId>,
 }
 
 /// The log of one node; clones share it.
@@ -179,6 +183,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if let Some(committed) = &mem.committed {
                 change.meta.push((Meta::Committed, codec::log_id_to_bytes(committed)));
             }
+            if let Some(upto) = mem.purge_owed.take() {
+                change.purge_to = Some(upto.index);
+                change.meta.push((Meta::Purged, codec::log_id_to_bytes(&upto)));
+            }
         }
         self.writer.commit(change, Box::new(move |result| callback.log_io_completed(result)));
         Ok(())
@@ -190,19 +198,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.commit(change, ErrorSubject::Log(since)).await
     }
 
+    /// Only in memory: on disk with the next append.
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        let change = WriteSet {
-            purge_to: Some(upto.index),
-            meta: vec![(Meta::Purged, codec::log_id_to_bytes(&upto))],
-            ..WriteSet::default()
-        };
-        {
-            let mut mem = self.write();
-            mem.purged = Some(upto);
-            mem.entries = mem.entries.split_off(&(upto.index + 1));
-        }
-        // Nobody waits for a purge: lost, it is done again; failed, the writer has ended the node.
-        self.writer.commit(change, Box::new(|_| ()));
+        let mut mem = self.write();
+        mem.purged = Some(upto);
+        mem.entries = mem.entries.split_off(&(upto.index + 1));
+        mem.purge_owed = Some(upto);
         Ok(())
     }
 }

@@ -59,23 +59,25 @@ impl Machine {
                 Outcome::default()
             }
             EntryPayload::Normal(batch) => {
-                let mut state = self.published.write();
-                let mut events = Vec::new();
-                // Safe to go on after a panic only in the sense that nobody does: the lock stays poisoned and the node ends.
+                // The lock is taken inside, so that a panic poisons it: nobody reads the state between two lines of a command,
+                // and the node ends.
                 let applied = catch_unwind(AssertUnwindSafe(|| {
+                    let mut state = self.published.write();
+                    let mut events = Vec::new();
                     let commands = batch.0.into_iter().map(|proposal| lease::Entry { index, proposal });
                     let answers = commands.map(|entry| {
                         let applied = state.apply(&entry);
                         events.extend(applied.events);
                         applied.answer
                     });
-                    answers.collect::<Vec<_>>()
+                    let answers = answers.collect::<Vec<_>>();
+                    self.published.hub.publish(events);
+                    answers
                 }));
                 let Ok(answers) = applied else {
                     self.fail.report(Failure::internal(format!("applying log entry {index} panicked; please report this")));
                     return None;
                 };
-                self.published.hub.publish(events);
                 Outcome(answers)
             }
         };

@@ -122,9 +122,15 @@ impl Proposer {
             return Err(ProposeError::TooLarge(len));
         }
         let (reply, answer) = oneshot::channel();
-        // The permits keep the number of senders below the queue's length: this does not wait.
-        self.queue.send(Ask { proposal, len, reply }).await.map_err(|_| ProposeError::Stopping)?;
-        match timeout(limit, answer).await {
+        let until = Instant::now() + limit;
+        // The permits keep the number of those who wait below the queue's length, but whoever gave up leaves its place filled
+        // until the task comes to it: so there may be no room while a write is slow.
+        match timeout_at(until, self.queue.send(Ask { proposal, len, reply })).await {
+            Ok(sent) => sent.map_err(|_| ProposeError::Stopping)?,
+            // It was not put into the queue, and never will be.
+            Err(_) => return Err(ProposeError::Overloaded),
+        }
+        match timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ProposeError::OutcomeUnknown("the node is stopping".into())),
             Err(_) => Err(ProposeError::OutcomeUnknown(format!("no answer within {} ms", limit.as_millis()))),
@@ -269,6 +275,17 @@ mod tests {
         let stuck = proposer.propose(cancel("stuck".into()), LIMIT).await.unwrap_err();
         assert!(!stuck.is_definite());
         assert_eq!(proposer.propose(cancel("next".into()), LIMIT).await, Ok(Answer::Done));
+    }
+
+    #[tokio::test]
+    async fn a_caller_waits_no_longer_than_its_limit_though_the_queue_is_full_of_those_who_gave_up() {
+        let proposer = Proposer::start(|_: Batch| std::future::pending());
+        let short = Duration::from_millis(1);
+        for _ in 0..2 * (PROPOSALS_MAX + OWN_MAX) {
+            proposer.propose(cancel(String::new()), short).await.unwrap_err();
+        }
+        let late = timeout(LIMIT, proposer.propose_own(cancel(String::new()), Duration::from_millis(50))).await;
+        assert!(late.expect("it ends by its own limit").unwrap_err().is_definite());
     }
 
     #[tokio::test]

@@ -116,6 +116,13 @@ impl Timers {
         }
     }
 
+    /// The session's expiry was carried out. One that is opened under the same id later is another one, with a timer of its own.
+    pub fn ended(&mut self, id: &SessionId) {
+        if let Some(timer) = self.sessions.remove(id) {
+            self.deadlines.remove(&(timer.deadline, Timed::Session(id.clone())));
+        }
+    }
+
     fn arm_session(&mut self, id: &SessionId, timer: SessionTimer) {
         if let Some(old) = self.sessions.get(id) {
             self.deadlines.remove(&(old.deadline, Timed::Session(id.clone())));

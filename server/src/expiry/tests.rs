@@ -255,6 +255,18 @@ fn an_ended_session_is_forgotten() {
 }
 
 #[test]
+fn a_session_under_the_id_of_one_that_expired_is_another_one() {
+    let mut leader = Leader::new();
+    leader.open(1);
+    assert_eq!(expired(&leader.pass(TTL)), [session(1)]);
+    let (leadership, _) = leader.state.leadership().unwrap();
+    assert_eq!(leader.apply(Command::ExpireSession { session: session(1), decided_under: leadership }), Answer::Done);
+    leader.timers.ended(&session(1));
+    leader.open(1);
+    assert!(leader.renewed(1), "it is not doomed by the end of the other one");
+}
+
+#[test]
 fn a_cooling_is_named_after_its_full_length_once() {
     let mut leader = Leader::new();
     leader.open(1);

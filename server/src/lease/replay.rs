@@ -1,6 +1,7 @@
 //! Answers by request key, so that a retry after a lost answer does nothing twice.
 //!
-//! It promises that the newest [`REPLAY_MAX`] keys are known. An older one is carried out again; that is safe, because every
+//! It promises that the newest [`REPLAY_MAX`] keys are known. An older one (under load: of seconds ago) is carried out
+//! again; that is safe, because every
 //! command that ends, moves or vouches for a lease names its epoch, and only costs a second history entry.
 
 use std::collections::{BTreeMap, VecDeque};

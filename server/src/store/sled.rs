@@ -3,8 +3,10 @@
 //! Promises: [`Backend::commit`] is one transaction over both trees, followed by `flush` and by `sync_data` on our own
 //! handle to sled's file. The last is what makes it durable: on Linux sled's flush is `sync_file_range`, which writes no
 //! metadata and does not flush the disk's cache (STACK 2.2: without it 48 of 60 power cuts lost acknowledged records, with
-//! it 0 of 190). The background flusher is off, values stay below 64 KiB (larger ones go to files that sled never syncs),
-//! each record has a checksum, and an open that panics is an error that can be read. It does not know what a record means.
+//! it 0 of 190). The background flusher is off. What sled writes at once beyond a quarter of a segment goes to a file of its
+//! own that it never syncs, and it writes whole pages: so segments are large enough for the largest page, and a commit that
+//! finds such a file is an error. Each record has a checksum, and an open that panics is an error that can be read. It does
+//! not know what a record means.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,6 +23,12 @@ use super::{Backend, Counts, Loaded, Meta, VALUE_MAX, WriteSet, damaged, files, 
 
 /// sled's page cache. The live log is in our own memory; sled is for recovery only.
 const CACHE: u64 = 32 * 1024 * 1024;
+/// sled's segment. It is part of the format on disk: a directory made with another size is refused.
+const SEGMENT: usize = 8 << 20;
+/// A page splits when it has more than 16 records, so it is written with so many at most, and so many changes to it.
+const RECORDS_A_PAGE: usize = 2 * 17;
+/// A page that is too long for its segment goes to `blobs/`, which sled does not sync.
+const _: () = assert!(RECORDS_A_PAGE * VALUE_MAX < SEGMENT / 3);
 /// How often an open is tried while a database that this process has just closed still holds its file lock.
 const OPEN_TRIES: u32 = 40;
 /// Pause between two tries.
@@ -54,6 +62,14 @@ impl SledBackend {
         files::sync_dir(dir.parent().unwrap_or(dir))?;
         let file = File::open(dir.join("db"))?;
         Ok(Self { db, log, meta, file, dir: dir.to_owned(), range: None, counts: Arc::default() })
+    }
+
+    /// A page in a file of its own is not durable, whatever was synced: better no answer than that one.
+    fn no_blobs(&self) -> io::Result<()> {
+        match fs::read_dir(self.dir.join("blobs"))?.next() {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("sled wrote a page to a file that it does not sync; please report this")),
+        }
     }
 
     fn log_batch(&self, change: &WriteSet) -> (Batch, Option<(u64, u64)>) {
@@ -107,6 +123,7 @@ impl Backend for SledBackend {
             })?;
         self.db.flush().map_err(to_io)?;
         self.file.sync_data()?;
+        self.no_blobs()?;
         self.range = range;
         self.counts.syncs.fetch_add(1, Ordering::SeqCst);
         self.counts.commits.fetch_add(1, Ordering::SeqCst);
@@ -149,7 +166,7 @@ fn read_all(log: &Tree, meta: &Tree) -> io::Result<Loaded> {
 }
 
 fn open_db(dir: &Path) -> io::Result<Db> {
-    let config = Config::new().path(dir).mode(Mode::LowSpace).cache_capacity(CACHE).flush_every_ms(None);
+    let config = Config::new().path(dir).mode(Mode::LowSpace).segment_size(SEGMENT).cache_capacity(CACHE).flush_every_ms(None);
     let mut tries = 0;
     loop {
         tries += 1;
@@ -185,6 +202,23 @@ mod tests {
 
     fn indexes(backend: &mut SledBackend) -> Vec<u64> {
         backend.load().unwrap().log.into_keys().collect()
+    }
+
+    #[test]
+    fn i7_full_pages_of_large_records_never_go_to_a_file_that_is_not_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backend = SledBackend::open(dir.path()).unwrap();
+        for round in 0..3 {
+            let puts = (0..40).map(|n| (round * 40 + n, vec![n as u8; VALUE_MAX])).collect::<Vec<_>>();
+            backend.commit(&WriteSet { puts, ..WriteSet::default() }).unwrap();
+        }
+        backend.commit(&WriteSet { purge_to: Some(70), ..WriteSet::default() }).unwrap();
+        for index in 120..160 {
+            backend.commit(&WriteSet { puts: vec![(index, vec![7; VALUE_MAX])], ..WriteSet::default() }).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+        drop(backend);
+        assert_eq!(indexes(&mut SledBackend::open(dir.path()).unwrap()), (71..160).collect::<Vec<_>>());
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use super::{damaged, files, record};
 
 const SUFFIX: &str = ".snap";
+/// How often a reader looks again when the snapshot that it was about to read was replaced: snapshots come minutes apart.
+const REPLACED_TRIES: u32 = 16;
 const KEY: &[u8] = b"treelease snapshot 1";
 
 /// The directory of one node's snapshots.
@@ -49,9 +51,17 @@ impl SnapshotDir {
 
     /// The newest snapshot, if there is any.
     pub fn newest(&self) -> io::Result<Option<Vec<u8>>> {
-        let Some(name) = self.names()?.pop() else { return Ok(None) };
-        let path = self.0.join(name);
-        let content = fs::read(&path)?;
+        let mut tries = 0;
+        let (path, content) = loop {
+            let Some(name) = self.names()?.pop() else { return Ok(None) };
+            let path = self.0.join(name);
+            match fs::read(&path) {
+                Ok(content) => break (path, content),
+                // A newer one was saved since, and this one removed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < REPLACED_TRIES => tries += 1,
+                Err(e) => return Err(e),
+            }
+        };
         record::open(KEY, &content).map(Some).map_err(|e| damaged(format!("the snapshot {}: {e}", path.display())))
     }
 
@@ -82,6 +92,25 @@ mod tests {
         snapshots.save(8, "c", b"eight").unwrap();
         assert_eq!(snapshots.newest().unwrap().unwrap(), b"ten");
         assert_eq!(snapshots.names().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_reader_never_misses_the_snapshot_that_is_being_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = SnapshotDir::open(dir.path()).unwrap();
+        snapshots.save(0, "a", b"x").unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for index in 1..300 {
+                    snapshots.save(index, "a", b"x").unwrap();
+                }
+                done.store(true, std::sync::atomic::Ordering::SeqCst);
+            });
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                assert_eq!(snapshots.newest().unwrap().unwrap(), b"x");
+            }
+        });
     }
 
     #[test]
