@@ -613,6 +613,8 @@ impl TreeSide {
             // Waiting operations may have been carried out already: so this end is no give-back, it flushes like any other.
             Err(why) => {
                 self.effects.push_back(Effect::Note(why));
+                // What an earlier epoch was waiting to hear (an answer to its `rest`) says nothing about this one, and never comes.
+                self.begin_awake(self.written_before != epoch);
                 self.set_phase(Phase::Open { grant, opened: now });
                 self.begin_end(EndRequest::Release { now: true }, now);
             }

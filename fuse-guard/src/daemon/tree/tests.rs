@@ -672,3 +672,20 @@ fn with_the_server_away_and_a_write_refused_at_the_deadline_nothing_is_due_all_t
     w.tree.handle_timeout(at(80_000));
     assert!(w.tree.next_deadline().is_none_or(|due| due > at(80_000)), "a loop that never sleeps");
 }
+
+#[test]
+fn a_rest_of_an_earlier_epoch_does_not_hold_up_the_end_of_a_grant_whose_caches_were_not_dropped() {
+    let (mut w, number) = resting();
+    // Broken, while the answer to `rest` was on its way.
+    w.tree.handle_right(None, Some(false), at(1_020));
+    w.tree.handle_rest_answer(number, &Ok(Answer::Done), at(1_030));
+    w.hold(HoldKind::Acquire, at(1_040));
+    let grant = w.grant(2, 2);
+    w.tree.handle_grant(grant, at(2_000));
+    w.tree.handle_right(Some(at(90_000)), Some(true), at(2_001));
+    w.tree.handle_opened(Epoch::from_raw(2), Ok(()), at(2_002));
+    w.effects();
+    w.tree.handle_carried_out(Epoch::from_raw(2), Err("the caches were not dropped in time".into()), at(2_003));
+    let effects = w.effects();
+    assert!(effects.iter().any(|e| matches!(e, Effect::Step(_))), "nobody could ever have the tree again: {effects:?}");
+}
