@@ -15,6 +15,9 @@ use super::side::Local;
 use super::users::Wish;
 use super::{What, World};
 
+/// A siege that found no holder who writes is tried again after this time.
+const SIEGE_AGAIN: Duration = Duration::from_millis(300);
+
 /// Something goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -136,6 +139,12 @@ impl World {
         }
     }
 
+    /// Whether a fault drawn at random goes its own way: during a siege most do not come, so that it can do its work.
+    pub(super) fn comes(&mut self, trouble: Trouble, target: Option<usize>) -> bool {
+        let drawn = target.is_none() && !matches!(trouble, Trouble::Siege(_));
+        self.calm_at.is_none() && !(drawn && self.now < self.besieged_until && self.rng.chance(70))
+    }
+
     /// A fault begins; `target`: the side that it meets, if that is decided already.
     pub(super) fn begin(&mut self, trouble: Trouble, target: Option<usize>, length: Duration) {
         match trouble {
@@ -177,8 +186,12 @@ impl World {
         }
     }
 
+    /// As soon as somebody writes.
     fn lay_siege(&mut self, siege: Siege, length: Duration) {
-        let holder = self.victim();
+        let (now, mut writes) = (self.now, self.sides.iter_mut().enumerate());
+        let Some(holder) = writes.find_map(|(n, s)| (s.machine.runs() && s.admits(now)).then_some(n)) else {
+            return self.after(SIEGE_AGAIN, What::Begin(Trouble::Siege(siege), None, length));
+        };
         let waiter = (holder + 1 + self.rng.below(self.sides.len() - 1)) % self.sides.len();
         let lead_in = Duration::from_millis(1_500);
         let long = lead_in + length * 2;
@@ -190,6 +203,7 @@ impl World {
             at += self.rng.ms(150, 800);
             self.after(at, What::Side(holder, Local::Wish(Wish::Write { page: false, kept: false })));
         }
+        self.besieged_until = self.now + lead_in + length;
         self.count("sieges");
         let ttl = self.plan.ttl.get();
         let then = match siege {

@@ -122,6 +122,8 @@ pub struct World {
     grants: Vec<(Epoch, SideName)>,
     /// Which sides hear of changes by answers and renewals alone.
     deaf: Vec<bool>,
+    /// Until when few other faults come.
+    besieged_until: Duration,
     /// When each side's process last stopped or went on.
     halted: Vec<Duration>,
     /// When each side's machine was last paused invisibly.
@@ -155,6 +157,7 @@ impl World {
         let mut world = Self {
             net: Net::new(&plan),
             deaf: vec![plan.deaf; plan.sides],
+            besieged_until: Duration::ZERO,
             halted: vec![Duration::ZERO; plan.sides],
             frozen: vec![None; plan.sides],
             admitted_before: vec![false; plan.sides],
@@ -244,9 +247,13 @@ impl World {
             }
             What::Node(n, what) => self.servers.nodes[n].inbox.push(what),
             What::Between(between) => self.servers.between(between, self.now, &mut self.rng),
-            What::Begin(trouble, target, length) if self.calm_at.is_none() => self.begin(trouble, target, length),
+            What::Begin(trouble, target, length) => {
+                if self.comes(trouble, target) {
+                    self.begin(trouble, target, length);
+                }
+            }
             What::Isolate { listener, length } if self.calm_at.is_none() => self.isolate(listener, length),
-            What::Begin(..) | What::Isolate { .. } => {}
+            What::Isolate { .. } => {}
             What::Over(over) => self.end(over),
             What::Elect => self.elect(),
             What::ReadTable(n) => {
