@@ -689,3 +689,17 @@ fn a_rest_of_an_earlier_epoch_does_not_hold_up_the_end_of_a_grant_whose_caches_w
     let effects = w.effects();
     assert!(effects.iter().any(|e| matches!(e, Effect::Step(_))), "nobody could ever have the tree again: {effects:?}");
 }
+
+#[test]
+fn a_place_in_the_queue_that_a_late_cancel_took_away_is_asked_for_anew() {
+    let mut w = World::new();
+    w.hold(HoldKind::Acquire, at(0));
+    w.tree.handle_acquire_answer(Ok(Answer::Queued { place: 1, holder: None }), at(10));
+    w.effects();
+    let (me, waiting) = (w.me.clone(), w.status(7, Some("pod"), &[("workstation", false)]));
+    w.tree.handle_table(waiting, Some(&me), at(20));
+    assert!(!w.effects().iter().any(|e| matches!(e, Effect::Acquire { .. })), "it stands there");
+    let gone = w.status(7, Some("pod"), &[]);
+    w.tree.handle_table(gone, Some(&me), at(30));
+    assert!(w.effects().iter().any(|e| matches!(e, Effect::Acquire { .. })), "nobody would ever ask again: {:?}", w.tree.line);
+}
