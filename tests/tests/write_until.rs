@@ -53,7 +53,7 @@ const MUST_HAPPEN: [&str; 29] = [
 fn i4_at_true_time_no_gate_admits_on_two_sides() {
     let counts = all_hold((0..many(3_000, 100_000)).map(Options::of));
     for what in MUST_HAPPEN {
-        assert!(counts.get(what).is_some_and(|n| *n >= 10), "{what} hardly happened, so nothing is shown about it: {counts:#?}");
+        assert!(counts.get(what).is_some_and(|n| *n >= 5), "{what} hardly happened, so nothing is shown about it: {counts:#?}");
     }
 }
 

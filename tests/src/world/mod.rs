@@ -41,11 +41,11 @@ use invariants::expiry_is_not_early::Acknowledged;
 use invariants::grace_is_kept::Waits;
 use invariants::{Broken, Gate, Granted};
 use net::{Net, Way};
-use plan::{Fault, Options, Plan};
+use plan::{Fault, Freezes, Options, Plan};
 use rng::Rng;
 use server::{AtNode, Between, Servers, Word};
 use side::{Local, Side};
-use storage::Storage;
+use storage::{Flight, Storage};
 use users::Wish;
 
 /// Trace lines are cut to this length: long enough for every word that matters.
@@ -357,18 +357,22 @@ impl World {
             }
             side::Out::Admitted { epoch, write, opened } => {
                 self.count("writes");
-                self.storage.begin(n, write, epoch, self.now);
-                if let Some(opened) = opened.filter(|_| self.sides[n].deluded.is_none()) {
+                let deluded = self.sides[n].deluded.is_some();
+                self.storage.begin(n, write, Flight { epoch, begun: self.now, deluded });
+                if let Some(opened) = opened.filter(|_| !deluded) {
                     self.count("writes through a file kept open");
                     invariants::stale_stays_stale::check(&self.sides[n].name, opened, &self.grants)?;
                 }
             }
             side::Out::Ended { write, late } => {
-                let interrupted = self.storage.end(n, write).is_none_or(|begun| self.halted[n] >= begun);
+                let flight = self.storage.end(n, write).ok_or("a write ended twice")?;
+                let interrupted = self.halted[n] >= flight.begun;
                 if late {
                     self.count(if interrupted { "late writes of a stopped guard" } else { "writes that crossed the deadline" });
                 }
-                if self.sides[n].deluded.is_none() {
+                // A pause in the middle of it shows as little as one before it.
+                let paused = self.plan.freezes == Freezes::Long && self.frozen[n].is_some_and(|thawed| thawed >= flight.begun);
+                if !flight.deluded && !paused {
                     let (name, granted) = (&self.sides[n].name, self.granted.as_ref());
                     invariants::no_write_after_another_was_granted::check_end(name, late, interrupted, granted)?;
                 }

@@ -17,7 +17,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,7 +27,7 @@ impl Rng {
 
     /// Below `n`; 0 if that is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % (n.max(1) as u64)) as usize
+        (self.draw() % (n.max(1) as u64)) as usize
     }
 
     /// True so often in a hundred.
@@ -38,7 +38,7 @@ impl Rng {
     /// Between two lengths of time.
     pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let span = most.saturating_sub(least).as_nanos() as u64;
-        least + Duration::from_nanos(self.next() % (span + 1))
+        least + Duration::from_nanos(self.draw() % (span + 1))
     }
 
     /// Between two lengths of time, in milliseconds.
@@ -53,7 +53,7 @@ impl Rng {
 
     /// An id, as `random` would make one.
     pub fn id<T: FromStr<Err: Debug>>(&mut self) -> T {
-        let (high, low) = (self.next(), self.next());
+        let (high, low) = (self.draw(), self.draw());
         let text = format!(
             "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
             high >> 32,

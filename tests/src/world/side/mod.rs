@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use treelease_client::session::deadline::write_until;
 use treelease_client::session::{Action, Answered, Renewal, SessionCore};
-use treelease_guard::daemon::tree::{Effect, EndResult, TreeSide};
+use treelease_guard::daemon::tree::{EndResult, TreeSide};
 use treelease_guard::gate::{Gate, Hooks, LateWrite, Op, Opened, Permit, Refused, Right, Standing, Verdict, admit, in_time};
-use treelease_guard::handoff::Step;
-use treelease_proto::command::{Acquire, Answer, Command, OpenSession, Proposal, Release};
+use treelease_proto::command::{Command, OpenSession, Proposal};
 use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{Place, RequestKey, SessionId, SideName, TreeId};
 use treelease_proto::policy::{Fence, Mode, Policy};
 use treelease_proto::refusal::{Code, Refusal};
-use treelease_proto::time::{BootTime, Ttl, WallTime, format_duration};
+use treelease_proto::time::{BootTime, Ttl, format_duration};
 
 use super::clock::{Kind, Machine};
 use super::plan::{Fault, Plan};
@@ -25,12 +24,9 @@ use super::rng::Rng;
 use super::server::Word;
 use super::users::Wish;
 
-/// The pause before a session is opened again after a try that failed.
-const OPEN_PAUSE: Duration = Duration::from_millis(500);
-/// A command without an answer is asked again after this time,
-const ASK_AGAIN: Duration = Duration::from_millis(900);
-/// at most so often: then its outcome is unknown.
-const ASKS: u32 = 6;
+mod commands;
+mod effects;
+
 /// How often a holder looks whether to give way.
 const GIVE_WAY_LOOK: Duration = Duration::from_millis(250);
 /// How often a wait for permits looks again, and how often before it says no.
@@ -91,14 +87,15 @@ pub enum Local {
 
 /// What the world is to do for a side.
 #[derive(Debug)]
+#[allow(missing_docs)] // said in each variant's sentence
 pub enum Out {
     /// This happens here after that true time.
     After(Duration, Local),
     /// Send it.
     Renew(Renewal),
     /// Send it.
-    Do(u64, Proposal),
-    /// A write was admitted under this epoch: it is number so much.
+    Do(u64, Box<Proposal>),
+    /// Write number so much was admitted under this epoch, through a file opened under that one, if any.
     Admitted { epoch: Epoch, write: u64, opened: Option<Epoch> },
     /// A write has ended; `late`: the gate says that it ended after the deadline.
     Ended { write: u64, late: bool },
@@ -412,209 +409,6 @@ impl Side {
             right = right.max(Some(until).filter(|until| in_time(*until, now)));
         }
         self.tree.handle_right(right, listed, now);
-    }
-
-    // ---- commands ----
-
-    fn job(&mut self, command: Command, purpose: Purpose, key: RequestKey) -> Job {
-        self.next += 1;
-        let proposal = Proposal { request_key: key, actor: self.name.to_string(), at: WallTime::UNKNOWN, command };
-        Job { no: self.next, proposal, purpose, asked: 0 }
-    }
-
-    fn send(&mut self, command: Command, purpose: Purpose, rng: &mut Rng) {
-        self.send_keyed(command, purpose, rng.id());
-    }
-
-    fn send_keyed(&mut self, command: Command, purpose: Purpose, key: RequestKey) {
-        let job = self.job(command, purpose, key);
-        self.wire.push_back(job);
-        self.next_job();
-    }
-
-    fn next_job(&mut self) {
-        if !self.busy
-            && let Some(job) = self.wire.front().cloned()
-        {
-            self.busy = true;
-            self.ask(job);
-        }
-    }
-
-    fn ask(&mut self, job: Job) {
-        self.outs.push(Out::Do(job.no, job.proposal));
-        self.after(ASK_AGAIN, Local::AskAgain(job.no));
-    }
-
-    fn asked(&mut self, no: u64) -> Option<&mut Job> {
-        let front = self.wire.front_mut().filter(|job| job.no == no);
-        front.or(self.session_job.as_mut().filter(|job| job.no == no))
-    }
-
-    fn ask_again(&mut self, no: u64, now: BootTime) {
-        let Some(job) = self.asked(no) else { return };
-        job.asked += 1;
-        if job.asked < ASKS {
-            let job = job.clone();
-            self.ask(job);
-        } else {
-            self.did(no, Err(Refusal::new(Code::OutcomeUnknown, "no lease server has answered in time")), now);
-        }
-    }
-
-    /// A command has its answer, or its limit has passed (as `Daemon::handle_done`).
-    fn did(&mut self, no: u64, answer: Result<Answer, Refusal>, now: BootTime) {
-        let Some(purpose) = self.asked(no).map(|job| job.purpose.clone()) else { return };
-        if purpose == Purpose::Open {
-            self.session_job = None;
-            return self.opened(answer, now);
-        }
-        self.wire.pop_front();
-        self.busy = false;
-        match purpose {
-            Purpose::Acquire => self.tree.handle_acquire_answer(answer, now),
-            Purpose::Owed(epoch) => self.tree.handle_owed_answer(epoch, answer.is_ok(), now),
-            Purpose::Cancel if answer == Ok(Answer::Done) => self.tree.handle_cancelled(),
-            Purpose::End(no) => self.tree.handle_end_answer(no, answer.map_err(|r| r.message), now),
-            Purpose::Rest(number) => self.tree.handle_rest_answer(number, &answer, now),
-            Purpose::Cancel | Purpose::Tell | Purpose::Open => {}
-        }
-        self.next_job();
-    }
-
-    fn opened(&mut self, answer: Result<Answer, Refusal>, now: BootTime) {
-        self.opening = false;
-        match answer {
-            Ok(Answer::Opened { session, incarnation, ttl, .. }) => {
-                self.session_id = Some(session.clone());
-                self.session = Some(SessionCore::new(session, incarnation, ttl, now));
-                self.open_at = None;
-                self.tree.set_incarnation(incarnation);
-                self.tree.handle_session_opened(now);
-            }
-            _ => self.open_at = Some(now.after(OPEN_PAUSE)),
-        }
-    }
-
-    // ---- effects (as `daemon/effects.rs`) ----
-
-    pub(super) fn carry_out(&mut self, now: BootTime, rng: &mut Rng) {
-        while let Some(effect) = self.tree.poll_effect() {
-            self.perform(effect, now, rng);
-        }
-    }
-
-    fn perform(&mut self, effect: Effect, now: BootTime, rng: &mut Rng) {
-        let lease = |epoch| self.session_id.as_ref().map(|session| self.tree.lease_ref(session, epoch));
-        match effect {
-            Effect::Publish => self.gate.publish(self.tree.standing(self.session.is_some())),
-            Effect::RenewNow => {
-                if let (Some(epoch), Some(session)) = (self.tree.grant().map(|g| g.epoch), &mut self.session) {
-                    session.note_grant(&self.tree.id, epoch, now);
-                }
-                self.drive_session(now, rng);
-            }
-            Effect::Acquire { ask, first_write, no_wait, note } => match self.session_id.clone() {
-                Some(session) => {
-                    let (tree, place) = (self.tree.id.clone(), Some(self.place.clone()));
-                    let acquire = Acquire { tree, session, ask, first_write, no_wait, note, place };
-                    self.send(Command::Acquire(acquire), Purpose::Acquire, rng);
-                }
-                None => {
-                    let refusal = Refusal::new(Code::Unreachable, "this side has no session yet");
-                    self.tree.handle_acquire_answer(Err(refusal), now);
-                }
-            },
-            Effect::Cancel => {
-                if let Some(session) = self.session_id.clone() {
-                    self.send(Command::Cancel { tree: self.tree.id.clone(), session }, Purpose::Cancel, rng);
-                }
-            }
-            Effect::Open(grant) => {
-                let (long, fine) = (rng.chance(4), !rng.chance(2));
-                let after = if long { rng.ms(500, 9_000) } else { rng.ms(1, 100) };
-                self.after(after, Local::Opened(grant.epoch, fine));
-            }
-            Effect::CarryOut(grant) => {
-                self.write_waiting(now, rng);
-                let fine = !rng.chance(1);
-                self.after(rng.ms(1, 60), Local::CarriedOut(grant.epoch, fine));
-            }
-            Effect::RefuseWaiters => self.waiting = false,
-            Effect::GiveBack { epoch, reason } => {
-                if let Some(lease) = lease(epoch) {
-                    self.send(Command::GiveBack { lease, reason }, Purpose::Owed(epoch), rng);
-                }
-            }
-            Effect::SurrenderUnopened { epoch, reason } => {
-                if let Some(lease) = lease(epoch) {
-                    self.send(Command::Surrender { lease, reason, files: Vec::new() }, Purpose::Owed(epoch), rng);
-                }
-            }
-            Effect::SayGateClosed { epoch } => self.after(rng.ms(1, 50), Local::Shut(epoch)),
-            Effect::Settle(no) => self.after(Duration::ZERO, Local::Settle(no, 0)),
-            Effect::TellRest { at_rest, number } => {
-                let Some(lease) = self.session_id.as_ref().and_then(|session| self.tree.lease(session)) else { return };
-                let command = match at_rest {
-                    true => Command::Rest { lease, number },
-                    false => Command::Active { lease, number, marker_locked: false },
-                };
-                self.send(command, Purpose::Rest(number), rng);
-            }
-            Effect::Step(step) => self.step(step, rng),
-            Effect::EndResult(result) => self.outs.push(Out::End(result)),
-            // Caches, nodes, and what people read. Effects that come later and need an answer must be taken up here: the world's
-            // end, where somebody must get the tree, shows that they are missing.
-            _ => {}
-        }
-    }
-
-    fn step(&mut self, step: Step, rng: &mut Rng) {
-        let no = self.tree.end_no();
-        let lease = self.session_id.as_ref().and_then(|session| self.tree.lease(session));
-        match step {
-            Step::LookForMoment => self.after(rng.ms(1, 20), Local::Moment(no)),
-            Step::PushMapped | Step::PushAgain => self.after(rng.ms(1, 80), Local::Pushed(no)),
-            Step::CloseStageTwo(_) => self.after(Duration::ZERO, Local::Drain(no, 0)),
-            Step::Flush => {
-                let (fine, long) = (!rng.chance(3), rng.chance(3));
-                self.after(if long { rng.ms(1_000, 8_000) } else { rng.ms(1, 150) }, Local::Flushed(no, fine));
-            }
-            Step::Release { files, bytes, to, request } => {
-                let Some(lease) = lease else { return };
-                let release = Release { lease, files, bytes, late_refused: 0, to, note: String::new() };
-                self.send_end(Command::Release(release), request, rng);
-            }
-            Step::Surrender { why, request } => {
-                let Some(lease) = lease else { return };
-                self.send_end(Command::Surrender { lease, reason: why, files: Vec::new() }, request, rng);
-            }
-            Step::Decline { busy } => {
-                let Some(lease) = lease else { return };
-                self.send(Command::Decline { lease, for_ms: 0, note: busy.join(", ") }, Purpose::Tell, rng);
-            }
-            Step::CloseStageOne | Step::Reopen | Step::Done => {}
-        }
-    }
-
-    fn send_end(&mut self, command: Command, request: u32, rng: &mut Rng) {
-        let epoch = self.epoch().unwrap_or(Epoch::ZERO);
-        let key = match &self.end_key {
-            Some((e, r, key)) if (*e, *r) == (epoch, request) => key.clone(),
-            _ => rng.id(),
-        };
-        self.end_key = Some((epoch, request, key.clone()));
-        let no = self.tree.end_no();
-        self.send_keyed(command, Purpose::End(no), key);
-    }
-
-    /// A write that the gate has admitted is on its way to the storage.
-    pub(super) fn fly(&mut self, permit: Permit, opened: Option<Epoch>, rng: &mut Rng) {
-        let (Some(epoch), write) = (self.epoch(), self.next) else { return };
-        self.next += 1;
-        self.permits.push((write, permit));
-        self.outs.push(Out::Admitted { epoch, write, opened });
-        self.after(rng.ms(0, 25), Local::Landed(write));
     }
 }
 

@@ -5,7 +5,7 @@
 //! `Lead`, or did not; its expiries may come later still, as if some node had forwarded them.
 //!
 //! A round of confirmation (I5) asks the quorum at one moment between its begin and its end: another leader may have begun when
-//! the answer is used. [`Servers::look`] is `renew::look` of the server's api without its waiting.
+//! the answer is used. Renewals are answered in `renew`, as the server's api does.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,13 +15,15 @@ use treelease_proto::command::{Answer, Command, Event, Proposal};
 use treelease_proto::id::{NodeId, SessionId, TreeId};
 use treelease_proto::time::{BootTime, WallTime};
 use treelease_proto::tree::TreeStatus;
-use treelease_server::api::nonce::{Arrival, Nonces, Verdict};
+use treelease_server::api::nonce::Nonces;
 use treelease_server::expiry::Timers;
 use treelease_server::lease::{Entry, State};
 
 use super::clock::{Kind, Machine};
 use super::plan::{Fault, Plan};
 use super::rng::Rng;
+
+mod renew;
 
 /// How long the outcome of an expiry may stay unknown before a new leadership voids it (as `leader.rs`).
 const OUTCOME_LIMIT: Duration = Duration::from_secs(2);
@@ -30,11 +32,12 @@ const TICK: Duration = Duration::from_millis(900);
 
 /// What happens at a node.
 #[derive(Debug, Clone)]
+#[allow(missing_docs)] // `side` and `node` by number, the rest by name
 pub enum AtNode {
     /// A renewal has arrived; `alone`: no other node was asked.
     Renew { side: usize, renewal: Renewal, alone: bool },
     /// A command has arrived.
-    Do { side: usize, job: u64, proposal: Proposal },
+    Do { side: usize, job: u64, proposal: Box<Proposal> },
     /// A side reads the table.
     Read { side: usize },
     /// Time to look at the timers; only the latest such wish counts.
@@ -45,6 +48,7 @@ pub enum AtNode {
 
 /// What happens between the nodes.
 #[derive(Debug, Clone)]
+#[allow(missing_docs)] // as above
 pub enum Between {
     /// A proposal may be committed.
     Commit(u64),
@@ -55,11 +59,12 @@ pub enum Between {
     /// A node learns that it leads no more.
     StepDown { node: usize, term: u64 },
     /// What an old leader had decided arrives, forwarded.
-    Late(Proposal),
+    Late(Box<Proposal>),
 }
 
 /// What a node says to a side.
 #[derive(Debug, Clone)]
+#[allow(missing_docs)] // as above
 pub enum Word {
     /// To a renewal.
     Renewed(SessionId, Answered),
@@ -208,7 +213,7 @@ impl Servers {
         match what {
             AtNode::Renew { side, renewal, alone } => self.renew(n, side, renewal, alone, now, rng),
             AtNode::Do { side, job, proposal } if self.nodes[n].believes.is_some() => {
-                self.propose(n, proposal, Origin::Client { side, job }, rng);
+                self.propose(n, *proposal, Origin::Client { side, job }, rng);
             }
             // Sent on to the leader, if one is heard.
             AtNode::Do { side, job, proposal } if !self.nodes[n].cut => {
@@ -275,7 +280,7 @@ impl Servers {
                 }
             }
             Between::Late(late) => {
-                let late = if self.fault == Fault::ExpiryUnbound { self.rebound(late) } else { late };
+                let late = if self.fault == Fault::ExpiryUnbound { self.rebound(*late) } else { *late };
                 if let Answer::Ignored { .. } = self.append(late) {
                     self.outs.push(Out::Voided);
                 }
@@ -381,7 +386,7 @@ impl Servers {
     fn pass_over(&mut self, id: u64, rng: &mut Rng) {
         let Some(pending) = self.pending.remove(&id) else { return };
         if matches!(pending.from, Origin::Timer) {
-            self.outs.push(Out::Between(rng.ms(1, 5_000), Between::Late(pending.proposal)));
+            self.outs.push(Out::Between(rng.ms(1, 5_000), Between::Late(Box::new(pending.proposal))));
         }
     }
 
@@ -447,92 +452,6 @@ impl Servers {
     fn tick_after(&mut self, n: usize, after: Duration) {
         self.nodes[n].tick_wish += 1;
         self.outs.push(Out::At(n, after, AtNode::Tick(self.nodes[n].tick_wish)));
-    }
-
-    // ---- renewals (I5) ----
-
-    fn renew(&mut self, n: usize, side: usize, renewal: Renewal, alone: bool, now: Duration, rng: &mut Rng) {
-        let at = self.nodes[n].machine.now(now);
-        let believes = self.nodes[n].believes;
-        let term = believes.unwrap_or_default();
-        let round = Round { node: n, term, side, renewal, alone, at, asked: None, confirmed: false };
-        if believes.is_none() {
-            return self.fail(&round);
-        }
-        if self.fault == Fault::AckUnconfirmed {
-            return self.answer(round, now, rng);
-        }
-        let id = self.next;
-        self.next += 1;
-        let (there, back) = (rng.ms(1, 15), if rng.chance(5) { rng.ms(15, 1_900) } else { rng.ms(1, 15) });
-        self.outs.push(Out::Between(there, Between::Quorum(id)));
-        self.outs.push(Out::At(n, there + back, AtNode::Confirmed(id)));
-        self.rounds.insert(id, round);
-    }
-
-    fn fail(&mut self, round: &Round) {
-        if round.alone {
-            self.outs.push(Out::Say(round.node, round.side, Word::Failed(round.renewal.session.clone(), round.renewal.number)));
-        }
-    }
-
-    fn look_again(&mut self, n: usize, now: Duration, rng: &mut Rng) {
-        for round in std::mem::take(&mut self.nodes[n].waiting) {
-            self.answer(round, now, rng);
-        }
-    }
-
-    /// Leadership was confirmed: `look`, then `acknowledge`.
-    fn answer(&mut self, round: Round, now: Duration, rng: &mut Rng) {
-        let (n, id) = (round.node, &round.renewal.session);
-        let node = &mut self.nodes[n];
-        let state = node.behind.as_ref().unwrap_or(&self.truth);
-        let leadership = match state.leadership() {
-            Some((leadership, who)) if who == n as NodeId + 1 && node.timers.leading() == Some(leadership) => leadership,
-            _ => return self.fail(&round),
-        };
-        let ended = |why: &str| Answered {
-            number: round.renewal.number,
-            nonce: 0,
-            ttl: treelease_proto::time::Ttl::new(Duration::ZERO),
-            alive: false,
-            pairs: Vec::new(),
-            server_elapsed: None,
-            why_not: why.to_owned(),
-        };
-        let Some(session) = state.session(id).filter(|s| s.incarnation() == round.renewal.incarnation) else {
-            return self.outs.push(Out::Say(n, round.side, Word::Renewed(id.clone(), ended("the session has ended"))));
-        };
-        let clock = node.machine.now(now);
-        if !node.timers.is_doomed(id) && !node.timers.renewed(id, clock) {
-            node.timers.follow(state, clock);
-            node.timers.renewed(id, clock);
-        }
-        if node.timers.is_doomed(id) {
-            if clock.since(round.at) < OUTCOME_LIMIT {
-                node.waiting.push(round);
-                return;
-            }
-            return self.fail(&round);
-        }
-        let fresh = rng.next().max(1);
-        let Renewal { incarnation, number, nonce, .. } = round.renewal;
-        let answered = match node.nonces.arrive(leadership, id, Arrival { incarnation, number, nonce, at: round.at }, fresh) {
-            Verdict::Clone => ended("two machines renew this session"),
-            Verdict::Fine(server_elapsed) => Answered {
-                number,
-                nonce: fresh,
-                ttl: session.ttl(),
-                alive: true,
-                pairs: state.held_by(id),
-                server_elapsed,
-                why_not: String::new(),
-            },
-        };
-        if answered.alive {
-            self.outs.push(Out::Acknowledged(id.clone(), round.asked.unwrap_or(now)));
-        }
-        self.outs.push(Out::Say(n, round.side, Word::Renewed(id.clone(), answered)));
     }
 }
 
