@@ -132,6 +132,7 @@ pub struct World {
     /// Who is to get the tree at the end, once everything has healed.
     asks: Option<usize>,
     calm_at: Option<Duration>,
+    fault: Fault,
     tracing: bool,
     gates_only: bool,
     report: Report,
@@ -175,6 +176,7 @@ impl World {
             grants: Vec::new(),
             asks: None,
             calm_at: None,
+            fault: options.fault,
             tracing: options.trace,
             gates_only: options.gates_only,
             report: Report::default(),
@@ -417,6 +419,12 @@ impl World {
                     self.unless_gates_only(kept)?;
                 }
                 EventKind::Released if event.end == End::Clean => self.ended_clean(event)?,
+                EventKind::Cooling if self.fault == Fault::GraceSkipped => {
+                    if let Some((decided_under, _)) = self.servers.truth.leadership() {
+                        let (tree, epoch) = (self.servers.tree.clone(), event.epoch);
+                        self.servers.operate(Command::EndGrace { tree, epoch, decided_under }, &mut self.rng);
+                    }
+                }
                 EventKind::Fencing => {
                     let after = self.rng.ms(100, 5_000);
                     self.after(after, What::Vouch(event.epoch));

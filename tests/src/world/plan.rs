@@ -27,11 +27,17 @@ pub enum Fault {
     ExpiryUnbound,
     /// A leader acknowledges renewals without asking a quorum (I5).
     AckUnconfirmed,
+    /// The waits after an unclean end are skipped (I2).
+    GraceSkipped,
+    /// A lease is released while writes are on their way (I2).
+    DrainSkipped,
+    /// Files that were opened before another side's turn stay writable (I6).
+    NothingStale,
 }
 
 impl Fault {
     /// Every rule that can be left out.
-    pub const ALL: [Fault; 7] = [
+    pub const ALL: [Fault; 10] = [
         Fault::DeadlineFromArrival,
         Fault::MonotonicClock,
         Fault::SlewedClock,
@@ -39,6 +45,9 @@ impl Fault {
         Fault::TimersGoOn,
         Fault::ExpiryUnbound,
         Fault::AckUnconfirmed,
+        Fault::GraceSkipped,
+        Fault::DrainSkipped,
+        Fault::NothingStale,
     ];
 
     /// As on the command line.
@@ -52,6 +61,9 @@ impl Fault {
             Fault::TimersGoOn => "timers-go-on",
             Fault::ExpiryUnbound => "expiry-unbound",
             Fault::AckUnconfirmed => "ack-unconfirmed",
+            Fault::GraceSkipped => "grace-skipped",
+            Fault::DrainSkipped => "drain-skipped",
+            Fault::NothingStale => "nothing-stale",
         }
     }
 

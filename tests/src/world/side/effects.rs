@@ -10,7 +10,7 @@ use treelease_proto::epoch::Epoch;
 use treelease_proto::refusal::{Code, Refusal};
 use treelease_proto::time::BootTime;
 
-use super::{Local, Out, Purpose, Rng, Side};
+use super::{Fault, Local, Out, Purpose, Rng, Side};
 
 impl Side {
     pub(in crate::world) fn carry_out(&mut self, now: BootTime, rng: &mut Rng) {
@@ -22,7 +22,13 @@ impl Side {
     fn perform(&mut self, effect: Effect, now: BootTime, rng: &mut Rng) {
         let lease = |epoch| self.session_id.as_ref().map(|session| self.tree.lease_ref(session, epoch));
         match effect {
-            Effect::Publish => self.gate.publish(self.tree.standing(self.session.is_some())),
+            Effect::Publish => {
+                let mut standing = self.tree.standing(self.session.is_some());
+                if self.fault == Fault::NothingStale {
+                    standing.stale_below = Epoch::ZERO;
+                }
+                self.gate.publish(standing);
+            }
             Effect::RenewNow => {
                 if let (Some(epoch), Some(session)) = (self.tree.grant().map(|g| g.epoch), &mut self.session) {
                     session.note_grant(&self.tree.id, epoch, now);
@@ -129,6 +135,8 @@ impl Side {
         self.next += 1;
         self.permits.push((write, permit));
         self.outs.push(Out::Admitted { epoch, write, opened });
-        self.after(rng.ms(0, 25), Local::Landed(write));
+        // Shorter than the least margin: that is there for the writes that were admitted just before the deadline.
+        let takes = if rng.chance(5) { rng.ms(50, 200) } else { rng.ms(0, 25) };
+        self.after(takes, Local::Landed(write));
     }
 }

@@ -250,7 +250,9 @@ impl Side {
             }
             Local::Pushed(no) => self.tree.feed_ending(no, |handoff, now| handoff.handle_pushed(now), now),
             Local::Drain(no, looks) => match self.gate.in_flight() {
-                0 => self.tree.feed_ending(no, |handoff, now| handoff.handle_drained(true, now), now),
+                n if n == 0 || self.fault == Fault::DrainSkipped => {
+                    self.tree.feed_ending(no, |handoff, now| handoff.handle_drained(true, now), now)
+                }
                 _ if looks >= DRAIN_LOOK.1 => self.tree.feed_ending(no, |handoff, now| handoff.handle_drained(false, now), now),
                 _ => self.after(DRAIN_LOOK.0, Local::Drain(no, looks + 1)),
             },
