@@ -75,7 +75,8 @@ enum What {
     Ask,
 }
 
-struct Scheduled(Duration, u64, What);
+/// When, the how many-th, and what: boxed, since a heap moves its entries about.
+struct Scheduled(Duration, u64, Box<What>);
 
 impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
@@ -205,7 +206,7 @@ impl World {
 
     fn after(&mut self, after: Duration, what: What) {
         self.seq += 1;
-        self.queue.push(Reverse(Scheduled(self.now + after, self.seq, what)));
+        self.queue.push(Reverse(Scheduled(self.now + after, self.seq, Box::new(what))));
     }
 
     fn count(&mut self, what: &'static str) {
@@ -225,11 +226,11 @@ impl World {
         self.follow()?;
         while let Some(Reverse(Scheduled(at, _, what))) = self.queue.pop() {
             self.now = at;
-            if matches!(&what, What::Side(n, Local::Wake(wish)) if !self.sides[*n].is_latest(*wish)) {
+            if matches!(&*what, What::Side(n, Local::Wake(wish)) if !self.sides[*n].is_latest(*wish)) {
                 continue;
             }
             self.say(|_| format!("{what:?}"));
-            self.happen(what);
+            self.happen(*what);
             self.follow()?;
             self.check_gates()?;
             if self.is_over()? {
