@@ -4,8 +4,11 @@
 //! |---|---|
 //! | real processes: servers and sides over one directory, killed and unmounted when the test ends | [`hosts`] |
 //! | a stand-in for tools that keep a SQLite database in the tree | [`ledger`] |
+//! | a simulated world of clocks, leaders, networks and sides around the pure cores, from one seed | [`world`] |
 //!
-//! Nothing here knows how treelease works inside: stories speak to it as a person does, by `CLI.md`.
+//! `hosts` and `ledger` know nothing of how treelease works inside: stories speak to it as a person does, by `CLI.md`. `world` drives
+//! the cores themselves.
 
 pub mod hosts;
 pub mod ledger;
+pub mod world;

@@ -398,6 +398,12 @@ impl TreeSide {
         if !mine && status.run_side.as_ref().is_some_and(|s| *s != self.me) && status.run_start.0 > self.stale_below {
             self.raise_stale_below(status.run_start.0);
         }
+        // A cancel that nobody answered in time may be carried out after the request that followed it: its place is asked for anew.
+        // To ask once too often (that node is behind) changes nothing: the server keeps the place that there is.
+        let queued = my_session.is_some_and(|me| status.waiters.iter().any(|w| w.session == *me));
+        if matches!(self.line, Line::In { .. }) && !mine && !queued {
+            self.line = Line::Out;
+        }
         let declined = status.declined.clone();
         let was_declined = self.table.as_ref().map(|t| t.declined.clone()).unwrap_or_default();
         self.table = Some(status);
@@ -613,6 +619,8 @@ impl TreeSide {
             // Waiting operations may have been carried out already: so this end is no give-back, it flushes like any other.
             Err(why) => {
                 self.effects.push_back(Effect::Note(why));
+                // What an earlier epoch was waiting to hear (an answer to its `rest`) says nothing about this one, and never comes.
+                self.begin_awake(self.written_before != epoch);
                 self.set_phase(Phase::Open { grant, opened: now });
                 self.begin_end(EndRequest::Release { now: true }, now);
             }

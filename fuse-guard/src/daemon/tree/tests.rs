@@ -672,3 +672,34 @@ fn with_the_server_away_and_a_write_refused_at_the_deadline_nothing_is_due_all_t
     w.tree.handle_timeout(at(80_000));
     assert!(w.tree.next_deadline().is_none_or(|due| due > at(80_000)), "a loop that never sleeps");
 }
+
+#[test]
+fn a_rest_of_an_earlier_epoch_does_not_hold_up_the_end_of_a_grant_whose_caches_were_not_dropped() {
+    let (mut w, number) = resting();
+    // Broken, while the answer to `rest` was on its way.
+    w.tree.handle_right(None, Some(false), at(1_020));
+    w.tree.handle_rest_answer(number, &Ok(Answer::Done), at(1_030));
+    w.hold(HoldKind::Acquire, at(1_040));
+    let grant = w.grant(2, 2);
+    w.tree.handle_grant(grant, at(2_000));
+    w.tree.handle_right(Some(at(90_000)), Some(true), at(2_001));
+    w.tree.handle_opened(Epoch::from_raw(2), Ok(()), at(2_002));
+    w.effects();
+    w.tree.handle_carried_out(Epoch::from_raw(2), Err("the caches were not dropped in time".into()), at(2_003));
+    let effects = w.effects();
+    assert!(effects.iter().any(|e| matches!(e, Effect::Step(_))), "nobody could ever have the tree again: {effects:?}");
+}
+
+#[test]
+fn a_place_in_the_queue_that_a_late_cancel_took_away_is_asked_for_anew() {
+    let mut w = World::new();
+    w.hold(HoldKind::Acquire, at(0));
+    w.tree.handle_acquire_answer(Ok(Answer::Queued { place: 1, holder: None }), at(10));
+    w.effects();
+    let (me, waiting) = (w.me.clone(), w.status(7, Some("pod"), &[("workstation", false)]));
+    w.tree.handle_table(waiting, Some(&me), at(20));
+    assert!(!w.effects().iter().any(|e| matches!(e, Effect::Acquire { .. })), "it stands there");
+    let gone = w.status(7, Some("pod"), &[]);
+    w.tree.handle_table(gone, Some(&me), at(30));
+    assert!(w.effects().iter().any(|e| matches!(e, Effect::Acquire { .. })), "nobody would ever ask again: {:?}", w.tree.line);
+}
