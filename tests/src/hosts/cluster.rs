@@ -88,7 +88,7 @@ impl Drop for Cluster {
 }
 
 /// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let mut found: Vec<TcpListener> = Vec::new();
     let start = std::process::id().wrapping_mul(41);
     for n in 0..18_000 {
