@@ -66,6 +66,8 @@ pub struct Settings {
     pub rivals: Vec<Rival>,
     /// Small sizes: for trying the harness, not for numbers.
     pub quick: bool,
+    /// Lease servers of how many nodes.
+    pub nodes: Vec<usize>,
     /// An existing directory to work in, instead of a filesystem of our own.
     pub backing: Option<PathBuf>,
 }

@@ -8,13 +8,14 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 
+use super::material::run;
 use super::{Ground, Rival, Settings};
-use crate::hosts::{Server, Side, holds_within, wait_for};
+use crate::hosts::{Server, Side, wait_for};
 
 /// The tree's name.
 pub const TREE: &str = "bench";
@@ -85,11 +86,11 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Server, side and tree on the disk; the lease taken.
-    pub fn start(ground: &Ground) -> anyhow::Result<Guarded> {
-        let server = Server::start(ground.disk.directory("lease-server")?);
-        let side = ground.world.side("bench", &server).ttl(TTL);
-        let lower = ground.disk.directory("lower-treelease")?;
+    /// Server, side and tree on the disk, in directories of that name; the lease taken.
+    pub fn start(ground: &Ground, name: &str) -> anyhow::Result<Guarded> {
+        let server = Server::start(ground.disk.directory(&format!("server-{name}"))?);
+        let side = ground.world.side(name, &server).ttl(TTL);
+        let lower = ground.disk.directory(&format!("lower-{name}"))?;
         side.ok(&["tree", "add", TREE, "--root", text(&lower), "fence=none"]);
         side.mount(TREE, &lower);
         side.ok(&["acquire", TREE, "--note", "bench"]);
@@ -120,7 +121,7 @@ impl Places {
         let mut list = vec![Place { kind: Kind::Bare, dir: ground.disk.directory("bare")? }];
         let bindfs = settings.beside(Rival::Bindfs).then(|| Bindfs::start(ground)).transpose()?;
         list.extend(bindfs.iter().map(|bindfs| Place { kind: Kind::Bindfs, dir: bindfs.at.clone() }));
-        let guarded = Guarded::start(ground)?;
+        let guarded = Guarded::start(ground, "guard")?;
         list.push(Place { kind: Kind::Treelease, dir: guarded.at.clone() });
         Ok(Places { list, _guarded: guarded, _bindfs: bindfs })
     }
@@ -128,30 +129,27 @@ impl Places {
 
 struct Bindfs {
     at: PathBuf,
-    child: Child,
 }
 
 impl Bindfs {
+    /// As a daemon, as the guard is one: the scheduler gives each session its share.
     fn start(ground: &Ground) -> anyhow::Result<Bindfs> {
         let (lower, at) = (ground.disk.directory("lower-bindfs")?, ground.world.directory("bindfs"));
         let mut command = Command::new("bindfs");
-        command.arg("-f").args([&lower, &at]).stdin(Stdio::null()).env("TREELEASE_TEST_WORLD", ground.world.dir());
-        let child = command.spawn().context("bindfs starts (package bindfs)")?;
-        let bindfs = Bindfs { at, child };
+        run(command.args([&lower, &at]).env("TREELEASE_TEST_WORLD", ground.world.dir()))?;
         let device = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.dev());
         let above = device(ground.world.dir());
-        wait_for(MOUNT, "bindfs mounts", || device(&bindfs.at) != above);
-        Ok(bindfs)
+        wait_for(MOUNT, "bindfs mounts", || device(&at) != above);
+        Ok(Bindfs { at })
     }
 }
 
 impl Drop for Bindfs {
     fn drop(&mut self) {
-        let _said = Command::new("umount").arg(&self.at).status();
-        let ended = holds_within(MOUNT, || self.child.try_wait().is_ok_and(|status| status.is_some()));
-        if !ended {
-            let _gone = self.child.kill();
-            let _gone = self.child.wait();
+        // Its process ends with its mount.
+        let gone = Command::new("umount").arg(&self.at).status().is_ok_and(|status| status.success());
+        if !gone {
+            super::say(format!("{} could not be unmounted", self.at.display()));
         }
     }
 }

@@ -21,7 +21,7 @@ struct Way<'a> {
 
 /// Measures, and returns the table.
 pub fn measure(settings: &Settings, ground: &Ground) -> anyhow::Result<String> {
-    let guarded = Guarded::start(ground)?;
+    let guarded = Guarded::start(ground, "run")?;
     let side = &guarded.side;
     let etcd = settings.beside(Rival::Etcd).then(|| Etcd::start(ground, "run-etcd", 1)).transpose()?;
     let mut ways = ways(side, etcd.as_ref());

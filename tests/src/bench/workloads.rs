@@ -103,6 +103,8 @@ fn random_reads(material: &Material, place: &Place, timed: &mut dyn Timed) -> an
     let mut page = [0u8; PAGE];
     timed.time(place, &mut || {
         let file = File::open(place.path("random"))?;
+        // No reading ahead: one read of the program is one of the filesystem, if the page is not cached.
+        fadvise(&file, 0, None, Advice::Random)?;
         order.iter().try_for_each(|at| file.read_exact_at(&mut page, at * PAGE as u64))?;
         Ok(())
     })

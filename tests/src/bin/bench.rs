@@ -36,6 +36,9 @@ struct Args {
     /// Small sizes, for trying this program
     #[arg(long)]
     quick: bool,
+    /// Lease servers of how many nodes
+    #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: Vec<u8>,
     /// Work in this directory instead of on a filesystem made for it
     #[arg(long, value_name = "DIR")]
     backing: Option<PathBuf>,
@@ -49,8 +52,13 @@ fn main() -> anyhow::Result<()> {
     if args.write && (args.quick || cfg!(debug_assertions)) {
         bail!("--write: neither small sizes nor a debug build give numbers worth keeping");
     }
-    let settings =
-        Settings { rounds: args.rounds.into(), rivals: rivals(args.rivals)?, quick: args.quick, backing: args.backing };
+    let settings = Settings {
+        rounds: args.rounds.into(),
+        rivals: rivals(args.rivals)?,
+        quick: args.quick,
+        nodes: args.nodes.into_iter().map(usize::from).collect(),
+        backing: args.backing,
+    };
     let ground = Ground::new(&settings)?;
     for (section, name) in [(Section::Guard, "guard"), (Section::Run, "run"), (Section::Server, "server")] {
         if !args.only.contains(&section) {

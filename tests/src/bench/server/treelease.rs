@@ -145,8 +145,8 @@ impl Client {
         let seen = self.epochs.get(tree).copied();
         let events = self.events.as_mut().context("a waiter follows the tree's events")?;
         while let Some(item) = events.next().await {
-            match item? {
-                WatchItem::Event(event)
+            match item {
+                Ok(WatchItem::Event(event))
                     if event.kind == EventKind::Granted
                         && event.tree == *tree
                         && event.session.as_ref() == Some(&self.renewal.session)
@@ -154,8 +154,11 @@ impl Client {
                 {
                     return Ok(event.epoch);
                 }
-                WatchItem::Event(_) | WatchItem::Watching(_) => {}
-                WatchItem::Lagged(_) => bail!("events were missed"),
+                Ok(WatchItem::Event(_) | WatchItem::Watching(_)) => {}
+                Ok(WatchItem::Lagged(_)) => bail!("events were missed"),
+                Err(CallError::Refused(no)) => bail!("{no}"),
+                // Interrupted: it connects again and goes on where it was.
+                Err(_) => {}
             }
         }
         bail!("the events ended")
