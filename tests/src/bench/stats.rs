@@ -117,12 +117,13 @@ pub fn three_digits(value: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }
-    let size = value.abs().log10().floor() as i32;
-    let unit = 10f64.powi(size - 2);
+    let size = |value: f64| value.abs().log10().floor() as i32;
+    let unit = 10f64.powi(size(value) - 2);
     let rounded = (value / unit).round() * unit;
-    match size {
-        ..=1 => format!("{rounded:.*}", (2 - size).clamp(0, 6) as usize),
-        _ => thousands(rounded as u64),
+    // 9.996 has one digit before the point, and 10.0 two.
+    match size(rounded) {
+        size @ ..=1 => format!("{rounded:.*}", (2 - size).clamp(0, 6) as usize),
+        _ => thousands(rounded.round() as u64),
     }
 }
 
