@@ -3,12 +3,15 @@
 //! | what | where |
 //! |---|---|
 //! | real processes: servers and sides over one directory, killed and unmounted when the test ends | [`hosts`] |
+//! | a network of hosts, what can befall them, and what must be true afterwards | [`ends`] |
 //! | a stand-in for tools that keep a SQLite database in the tree | [`ledger`] |
 //! | a simulated world of clocks, leaders, networks and sides around the pure cores, from one seed | [`world`] |
+//! | measurements, started by `tests/bench` | [`bench`] |
 //!
-//! `hosts` and `ledger` know nothing of how treelease works inside: stories speak to it as a person does, by `CLI.md`. `world` drives
-//! the cores themselves.
+//! `hosts`, `ends` and `ledger` know nothing of how treelease works inside: stories speak to it as a person does, by `CLI.md`.
+//! `world` drives the cores themselves.
 
+pub mod bench;
 pub mod hosts;
 pub mod ledger;
 pub mod world;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{executable, wait_for};
@@ -87,14 +88,17 @@ impl Drop for Cluster {
     }
 }
 
-/// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
-fn free_ports(count: usize) -> Vec<u16> {
+/// Ports that nobody listens on, below those that the kernel gives to outgoing connections. None is given twice by one process:
+/// whoever got it may not listen yet.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut found: Vec<TcpListener> = Vec::new();
     let start = std::process::id().wrapping_mul(41);
-    for n in 0..18_000 {
+    for _ in 0..18_000 {
         if found.len() == count {
             break;
         }
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 12_000 + (start.wrapping_add(n) % 18_000) as u16;
         found.extend(TcpListener::bind(("127.0.0.1", port)));
     }

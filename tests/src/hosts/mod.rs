@@ -17,6 +17,7 @@ mod server;
 mod side;
 
 pub use cluster::Cluster;
+pub(crate) use cluster::free_ports;
 pub use output::{Done, finish};
 pub use processes::{Signal, signal};
 pub use server::Server;

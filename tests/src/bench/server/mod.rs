@@ -1,0 +1,170 @@
+//! What the lease server does in a second, beside etcd's lock: the same code drives both.
+//!
+//! | what | where |
+//! |---|---|
+//! | what a lock service can be asked | [`service`] |
+//! | its nodes as processes | [`nodes`] |
+//! | treelease, by the client's own library | [`treelease`] |
+//! | etcd, by its gRPC | [`etcd`] |
+//! | many clients at once | [`load`] |
+//! | the leader killed | [`failover`] |
+//!
+//! # Promises
+//!
+//! Both run on the same disk, at the same time, with the same heartbeat and the same least election time-out; each client has a
+//! connection of its own, to the nodes in turn. While one is measured the other one only beats.
+//!
+//! # Does not know
+//!
+//! How either would do with its clients on other machines: here all share the processors.
+
+pub mod etcd;
+pub mod failover;
+pub mod load;
+pub mod nodes;
+pub mod service;
+pub mod treelease;
+
+use std::time::Duration;
+
+use super::stats::{Samples, Unit};
+use super::table::Table;
+use super::{Ground, Rival, Settings, say};
+use etcd::Etcd;
+use load::{Loaded, Task};
+use service::Service;
+use treelease::Treelease;
+
+/// How often a leader speaks, in both.
+pub const HEARTBEAT: Duration = Duration::from_millis(200);
+/// The least silence after which another node tries to lead, in both.
+pub const LEAST_ELECTION: Duration = Duration::from_secs(1);
+/// The longest, in treelease (its default); etcd takes up to twice the least and cannot be told otherwise.
+pub const MOST_ELECTION: Duration = Duration::from_millis(1500);
+/// How long sessions live without a renewal: nothing expires while we measure something else.
+pub const SESSION: Duration = Duration::from_secs(1800);
+/// How long one call may take.
+pub const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// How long nodes may take until one leads.
+pub const START: Duration = Duration::from_secs(60);
+
+/// What is measured, and with how many clients at once.
+fn cells(settings: &Settings) -> [(Task, &'static [usize]); 3] {
+    match settings.quick {
+        false => [(Task::OwnTrees, &[1, 16, 64]), (Task::OneTree, &[2, 8, 32]), (Task::Renewals, &[1, 16, 64])],
+        true => [(Task::OwnTrees, &[1, 3]), (Task::OneTree, &[3]), (Task::Renewals, &[3])],
+    }
+}
+
+/// Both lock services with so many nodes; only one of them, if etcd is not compared with.
+struct Pair {
+    ours: Treelease,
+    etcd: Option<Etcd>,
+}
+
+/// One row: the rounds of each, ours first.
+struct Row {
+    what: String,
+    nodes: usize,
+    rounds: Vec<Vec<Loaded>>,
+}
+
+/// Measures, and returns the tables.
+pub fn measure(settings: &Settings, ground: &Ground) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut rows = Vec::new();
+    let mut kills = Vec::new();
+    for nodes in settings.nodes.iter().copied() {
+        let pair = Pair {
+            ours: Treelease::start(ground, &format!("load-treelease-{nodes}"), nodes)?,
+            etcd: settings.beside(Rival::Etcd).then(|| Etcd::start(ground, &format!("load-etcd-{nodes}"), nodes)).transpose()?,
+        };
+        runtime.block_on(async {
+            failover::leader(&pair.ours).await?;
+            match &pair.etcd {
+                Some(etcd) => failover::leader(etcd).await,
+                None => Ok(0),
+            }
+        })?;
+        rows.extend(runtime.block_on(loads(settings, &pair, nodes))?);
+        // With one of three nodes dead, two are a quorum; with one of one there is none.
+        if nodes >= 3 {
+            kills = runtime.block_on(leaders_killed(settings, pair))?;
+        }
+    }
+    Ok(tables(settings, &rows, &kills))
+}
+
+async fn loads(settings: &Settings, pair: &Pair, nodes: usize) -> anyhow::Result<Vec<Row>> {
+    let length = Duration::from_millis(settings.size(2_000, 200) as u64);
+    let mut rows = Vec::new();
+    for (task, clients) in cells(settings) {
+        for clients in clients {
+            let what = task.name(*clients);
+            rows.push((task, *clients, Row { what, nodes, rounds: vec![Vec::new(); 1 + usize::from(pair.etcd.is_some())] }));
+        }
+    }
+    for round in 0..settings.rounds {
+        for (n, (task, clients, row)) in rows.iter_mut().enumerate() {
+            // Who begins changes from cell to cell and from round to round.
+            for turn in 0..row.rounds.len() {
+                let at = (turn + n + round) % row.rounds.len();
+                let loaded = match &pair.etcd {
+                    Some(etcd) if at == 1 => load::run(etcd, *task, *clients, length).await?,
+                    _ => load::run(&pair.ours, *task, *clients, length).await?,
+                };
+                row.rounds[at].push(loaded);
+            }
+        }
+        say(format!("round {} of {} of the server, {nodes} nodes", round + 1, settings.rounds));
+    }
+    Ok(rows.into_iter().map(|(_, _, row)| row).collect())
+}
+
+async fn leaders_killed(settings: &Settings, pair: Pair) -> anyhow::Result<Vec<(&'static str, Samples)>> {
+    let Pair { mut ours, mut etcd } = pair;
+    let mut found = vec![(ours.name(), Samples::default())];
+    found.extend(etcd.iter().map(|etcd| (etcd.name(), Samples::default())));
+    let times = settings.size(10, 1);
+    for n in 0..times {
+        found[0].1.push(failover::once(&mut ours, n).await?);
+        if let Some(etcd) = &mut etcd {
+            found[1].1.push(failover::once(etcd, n).await?);
+        }
+        say(format!("leader killed {} of {times} times", n + 1));
+    }
+    Ok(found)
+}
+
+fn tables(settings: &Settings, rows: &[Row], kills: &[(&'static str, Samples)]) -> String {
+    let beside = settings.beside(Rival::Etcd);
+    let mut head = vec!["what", "nodes", "treelease", "half / 99 % within"];
+    if beside {
+        head.extend(["etcd", "half / 99 % within", "etcd's : treelease's rate"]);
+    }
+    let mut table = Table::new(head);
+    for row in rows {
+        let mut cells = vec![row.what.clone(), row.nodes.to_string()];
+        let rate = |rounds: &[Loaded]| Samples::of(rounds.iter().map(|round| round.per_second));
+        for rounds in &row.rounds {
+            let half = Samples::of(rounds.iter().map(|round| round.half_within)).median();
+            let most = Samples::of(rounds.iter().map(|round| round.most_within)).median();
+            cells.push(rate(rounds).show(Unit::PerSecond));
+            cells.push(format!("{} / {}", Unit::Time.show(half), Unit::Time.show(most)));
+        }
+        if beside {
+            cells.push(rate(&row.rounds[1]).ratio(&rate(&row.rounds[0])).show(Unit::Ratio));
+        }
+        table.row(cells);
+    }
+    let mut text = table.to_string();
+    if kills.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(["leader of three killed (kill -9), until the next grant", "median (lowest–highest)", "times"]);
+    for (name, samples) in kills {
+        table.row([(*name).to_owned(), samples.show(Unit::Time), samples.len().to_string()]);
+    }
+    text += &format!("\n{table}");
+    text
+}

@@ -1,0 +1,243 @@
+//! What is done in a directory: file contents, SQLite, git, small files.
+//!
+//! Writes are `write(2)` without sync, unless a row says so. "FUSE cache cold" means that the kernel has none of the file's
+//! pages for this mount while the lower file's pages are in memory: the difference is what the FUSE filesystem costs, not the disk.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rusqlite::Connection;
+use rustix::fs::{Advice, fadvise};
+
+use super::material::{Material, Seeded, git, git_command, run};
+use super::places::{Kind, Place};
+use super::stats::Unit;
+
+const PAGE: usize = 4096;
+const MIB: usize = 1 << 20;
+
+/// The one who times: prepares the ground, does the work, and keeps how long it took.
+pub trait Timed {
+    /// Does the work in a place. Called once by each workload.
+    fn time(&mut self, place: &Place, work: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<()>;
+}
+
+/// One row of the table.
+pub struct Workload {
+    /// What is done.
+    pub name: String,
+    /// How the table shows it.
+    pub unit: Unit,
+    /// How much of it one measurement does: operations, bytes, or repeats.
+    pub amount: f64,
+    /// Prepares, and hands the work to the clock.
+    pub act: fn(&Material, &Place, &mut dyn Timed) -> anyhow::Result<()>,
+}
+
+impl Workload {
+    /// What the table shows for a time in seconds.
+    pub fn shown(&self, seconds: f64) -> f64 {
+        match self.unit {
+            Unit::PerSecond | Unit::Megabytes => self.amount / seconds,
+            Unit::Time | Unit::Ratio => seconds / self.amount,
+        }
+    }
+}
+
+/// All of them, in an order in which each finds what the one before has left.
+pub fn all(material: &Material) -> Vec<Workload> {
+    use Unit::{Megabytes, PerSecond, Time};
+    let s = material.sizes;
+    let reads = s.random_mib * MIB / PAGE;
+    let row = |name: String, unit, amount: usize, act| Workload { name, unit, amount: amount as f64, act };
+    vec![
+        row(
+            format!("random read 4 KiB, each page of {} MiB once, FUSE cache cold", s.random_mib),
+            PerSecond,
+            reads,
+            random_read_cold,
+        ),
+        row("the same, the file read before and opened anew".into(), PerSecond, reads, random_read_again),
+        row(format!("random write 4 KiB, {} writes", s.random_writes), PerSecond, s.random_writes, random_write),
+        row(
+            format!("sequential write 1 MiB, a new file of {} MiB", s.sequential_mib),
+            Megabytes,
+            s.sequential_mib * MIB,
+            write_whole,
+        ),
+        row("sequential read 1 MiB of it, FUSE cache cold".into(), Megabytes, s.sequential_mib * MIB, read_whole),
+        row(format!("SQLite, WAL, synchronous=NORMAL, {} transactions", s.wal), PerSecond, s.wal, sqlite_wal),
+        row(
+            format!("SQLite, rollback journal, synchronous=FULL, {} transactions", s.rollback),
+            PerSecond,
+            s.rollback,
+            sqlite_rollback,
+        ),
+        row(format!("git clone --no-local, {} files", s.repository), Time, 1, git_clone),
+        row(format!("git status, warm (one of {})", s.repeats), Time, s.repeats, git_status),
+        row(format!("find and stat of the clone, warm (one of {})", s.repeats), Time, s.repeats, find_and_stat),
+        row(format!("tar -x of {} small files", s.archive), Time, 1, unpack),
+        row("rm -rf of them".into(), Time, 1, remove),
+    ]
+}
+
+/// Makes what is there before the first round.
+pub fn furnish(material: &Material, place: &Place) -> anyhow::Result<()> {
+    write_file(&place.path("random"), material.sizes.random_mib)
+}
+
+fn random_read_cold(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    cool(place, "random")?;
+    random_reads(material, place, timed)
+}
+
+fn random_read_again(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    read_file(&place.path("random"))?;
+    random_reads(material, place, timed)
+}
+
+fn random_reads(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    let order = Seeded::new(1).shuffled((material.sizes.random_mib * MIB / PAGE) as u64);
+    let mut page = [0u8; PAGE];
+    timed.time(place, &mut || {
+        let file = File::open(place.path("random"))?;
+        // No reading ahead: one read of the program is one of the filesystem, if the page is not cached.
+        fadvise(&file, 0, None, Advice::Random)?;
+        order.iter().try_for_each(|at| file.read_exact_at(&mut page, at * PAGE as u64))?;
+        Ok(())
+    })
+}
+
+fn random_write(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    let mut order = Seeded::new(2).shuffled((material.sizes.random_mib * MIB / PAGE) as u64);
+    order.truncate(material.sizes.random_writes);
+    timed.time(place, &mut || {
+        let file = File::options().write(true).open(place.path("random"))?;
+        order.iter().try_for_each(|at| file.write_all_at(&[7u8; PAGE], at * PAGE as u64))?;
+        Ok(())
+    })
+}
+
+fn write_whole(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    gone(&place.path("sequential"))?;
+    timed.time(place, &mut || write_file(&place.path("sequential"), material.sizes.sequential_mib))
+}
+
+fn read_whole(_material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    cool(place, "sequential")?;
+    timed.time(place, &mut || read_file(&place.path("sequential")))
+}
+
+fn sqlite_wal(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    sqlite(place, timed, "WAL", "NORMAL", material.sizes.wal)
+}
+
+fn sqlite_rollback(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    sqlite(place, timed, "DELETE", "FULL", material.sizes.rollback)
+}
+
+fn sqlite(place: &Place, timed: &mut dyn Timed, journal: &str, synchronous: &str, transactions: usize) -> anyhow::Result<()> {
+    for end in ["", "-wal", "-shm", "-journal"] {
+        gone(&place.path(&format!("bench.db{end}")))?;
+    }
+    let db = Connection::open(place.path("bench.db"))?;
+    db.pragma_update(None, "journal_mode", journal)?;
+    db.pragma_update(None, "synchronous", synchronous)?;
+    db.execute_batch("CREATE TABLE entry (id INTEGER PRIMARY KEY, text TEXT NOT NULL)")?;
+    let text = "a line of a hundred bytes, as such tools keep them ".repeat(2);
+    timed.time(place, &mut || {
+        let mut insert = db.prepare_cached("INSERT INTO entry (text) VALUES (?1)")?;
+        // Each insert outside a transaction is one.
+        (0..transactions).try_for_each(|_| insert.execute([&text]).map(drop))?;
+        Ok(())
+    })
+}
+
+fn git_clone(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    gone(&place.path("clone"))?;
+    timed.time(place, &mut || {
+        run(git_command().args(["clone", "-q", "--no-local"]).arg(&material.repository).arg(place.path("clone")))
+    })
+}
+
+fn git_status(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    let clone = place.path("clone");
+    // Files as young as the index are compared by content at every status: let all be old, and write the index anew.
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    walk(&clone, &mut |entry| {
+        if entry.file_type()?.is_file() && !entry.path().components().any(|part| part.as_os_str() == ".git") {
+            File::open(entry.path())?.set_modified(old)?;
+        }
+        Ok(())
+    })?;
+    git(&clone, &["update-index", "-q", "--refresh"])?;
+    git(&clone, &["status", "--porcelain"])?;
+    timed.time(place, &mut || (0..material.sizes.repeats).try_for_each(|_| git(&clone, &["status", "--porcelain"])))
+}
+
+fn find_and_stat(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    let clone = place.path("clone");
+    let mut stat = |entry: &std::fs::DirEntry| entry.metadata().map(drop);
+    walk(&clone, &mut stat)?;
+    timed.time(place, &mut || (0..material.sizes.repeats).try_for_each(|_| Ok(walk(&clone, &mut stat)?)))
+}
+
+fn unpack(material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    gone(&place.path("small"))?;
+    std::fs::create_dir(place.path("small"))?;
+    timed.time(place, &mut || {
+        run(std::process::Command::new("tar").arg("-xf").arg(&material.archive).arg("-C").arg(place.path("small")))
+    })
+}
+
+fn remove(_material: &Material, place: &Place, timed: &mut dyn Timed) -> anyhow::Result<()> {
+    timed.time(place, &mut || run(std::process::Command::new("rm").arg("-rf").arg(place.path("small"))))
+}
+
+/// No pages of the file in this mount's cache; the lower file's stay. For the bare directory both are one: they stay.
+fn cool(place: &Place, name: &str) -> anyhow::Result<()> {
+    if place.kind == Kind::Bare {
+        return read_file(&place.path(name));
+    }
+    let file = File::open(place.path(name))?;
+    file.sync_all()?;
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    Ok(())
+}
+
+fn write_file(path: &Path, mib: usize) -> anyhow::Result<()> {
+    let block = vec![5u8; MIB];
+    let file = File::create(path)?;
+    (0..mib).try_for_each(|n| file.write_all_at(&block, (n * MIB) as u64))?;
+    Ok(())
+}
+
+fn read_file(path: &Path) -> anyhow::Result<()> {
+    let mut block = vec![0u8; MIB];
+    let file = File::open(path)?;
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut block, at)? {
+            0 => return Ok(()),
+            n => at += n as u64,
+        }
+    }
+}
+
+fn walk(dir: &Path, visit: &mut dyn FnMut(&std::fs::DirEntry) -> std::io::Result<()>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        visit(&entry)?;
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), visit)?;
+        }
+    }
+    Ok(())
+}
+
+fn gone(path: &Path) -> std::io::Result<()> {
+    let result = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    result.or_else(|why| if why.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(why) })
+}
