@@ -237,6 +237,7 @@ impl Daemon {
             return;
         };
         self.elsewhere(id, move || {
+            mount.forget_attributes();
             mount.answer_waiters(Outcome::Granted { run_start: grant.run_start, epoch: grant.epoch });
             let dropped = if mount.drop_caches(DROP_LIMIT) {
                 Ok(())

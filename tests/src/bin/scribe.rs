@@ -12,9 +12,12 @@ struct Args {
     notes: PathBuf,
     acknowledgements: PathBuf,
     seed: u64,
+    /// Pause now and then for long enough that the tree comes to rest.
+    #[arg(long)]
+    rests: bool,
 }
 
 fn main() -> std::io::Result<()> {
-    let Args { tree, side, notes, acknowledgements, seed } = Args::parse();
-    treelease_tests::ends::scribe::run(&tree, &side, &notes, &acknowledgements, seed)
+    let Args { tree, side, notes, acknowledgements, seed, rests } = Args::parse();
+    treelease_tests::ends::scribe::run(&tree, &side, &notes, &acknowledgements, seed, rests)
 }

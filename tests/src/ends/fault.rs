@@ -21,6 +21,13 @@ pub struct Befallen {
     cuts: Vec<(usize, usize)>,
 }
 
+impl Befallen {
+    /// The nodes that it befell.
+    pub fn nodes(&self) -> Vec<usize> {
+        self.nodes.clone()
+    }
+}
+
 impl Scene {
     /// The faults of the plan, each in its time; all are healed when it returns.
     pub fn play(&mut self, plan: &Plan) {
@@ -85,6 +92,8 @@ impl Scene {
             Fault::OneWay(from, to) => befallen.cuts = vec![(from, to)],
             Fault::Apart(a, b) => befallen.cuts = vec![(a, b), (b, a)],
             Fault::Alone(host) => befallen.cuts = alone(host),
+            Fault::Deaf(host) => befallen.cuts = others(host).map(|other| (other, host)).collect(),
+            Fault::Mute(host) => befallen.cuts = others(host).map(|other| (host, other)).collect(),
             Fault::LeaderAlone => befallen.cuts = alone(self.node(Node::Leader) - 1),
         }
         befallen.cuts.iter().for_each(|(from, to)| self.network.cut(*from, *to));
@@ -117,6 +126,22 @@ impl Scene {
         (1..=3).for_each(|node| self.serving(node));
         (0..2).for_each(|side| self.up(side));
         self.tell("all is healed");
+    }
+
+    /// Until each node that this befell has ended by itself.
+    pub fn wait_ended(&mut self, befallen: &Befallen) {
+        for node in &befallen.nodes {
+            crate::hosts::wait_for(SOON, "the node ends by itself", || !self.cluster.runs(*node));
+        }
+        self.tell(&format!("{befallen:?} ended by itself"));
+    }
+
+    /// Stops a node in order and starts it again.
+    pub fn restart(&mut self, node: usize) {
+        self.cluster.stop(node);
+        self.cluster.start_node(node);
+        self.serving(node);
+        self.tell(&format!("node {node} was restarted"));
     }
 
     fn serving(&mut self, node: usize) {
@@ -165,9 +190,13 @@ impl Scene {
     }
 }
 
-/// All cuts around a host, but for the operator's way to it.
+/// All hosts but one; never the operator's.
+fn others(host: usize) -> impl Iterator<Item = usize> {
+    (0..HOSTS as usize).filter(move |other| *other != host)
+}
+
 fn alone(host: usize) -> Vec<(usize, usize)> {
-    (0..HOSTS as usize).filter(|other| *other != host).flat_map(|other| [(host, other), (other, host)]).collect()
+    others(host).flat_map(|other| [(host, other), (other, host)]).collect()
 }
 
 /// The host of a side, for a cut.

@@ -45,7 +45,11 @@ pub enum Fault {
     Apart(usize, usize),
     /// Nobody hears this host, and it hears nobody.
     Alone(usize),
-    /// The same for whoever leads.
+    /// This host hears nobody.
+    Deaf(usize),
+    /// Nobody hears this host.
+    Mute(usize),
+    /// As [`Fault::Alone`], for whoever leads.
     LeaderAlone,
 }
 
@@ -97,7 +101,7 @@ fn fault(random: &mut Random) -> Fault {
     let from = random.below(HOSTS);
     let to = (from + 1 + random.below(HOSTS - 1)) % HOSTS;
     let (from, to) = (from as usize, to as usize);
-    match random.below(14) {
+    match random.below(16) {
         0 | 1 => Fault::KillDaemon(side),
         2 | 3 => Fault::StopDaemon(side),
         4 => Fault::KillCommand(side),
@@ -109,6 +113,8 @@ fn fault(random: &mut Random) -> Fault {
         10 => Fault::Apart(from, to),
         11 => Fault::Alone(from),
         12 => Fault::Alone(NODES as usize + side),
+        13 => Fault::Deaf(from),
+        14 => Fault::Mute(from),
         _ => Fault::LeaderAlone,
     }
 }
@@ -131,6 +137,6 @@ mod tests {
                 kinds.insert(format!("{:?}", timed.fault).split('(').next().unwrap_or_default().to_owned());
             }
         }
-        assert_eq!(kinds.len(), 11, "{kinds:?}");
+        assert_eq!(kinds.len(), 13, "{kinds:?}");
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::net::Network;
-use super::work::{Kept, TREE, Work};
+use super::work::{Habit, Kept, TREE, Work};
 use crate::hosts::{Cluster, Host, Pace, Side, Signal, Timer, World, quick, violations, wait_for};
 use crate::ledger::Journal;
 
@@ -137,9 +137,9 @@ impl Scene {
     }
 
     /// The programs of a side begin.
-    pub fn work(&mut self, side: usize) {
+    pub fn work(&mut self, side: usize, habit: Habit) {
         let kept = self.kept(side);
-        let work = Work::start(&self.sides[side], side, &kept, self.setting.journal, self.setting.seed);
+        let work = Work::start(&self.sides[side], side, &kept, habit, self.setting.journal, self.setting.seed);
         self.work.insert(side, work);
     }
 

@@ -43,8 +43,8 @@ fn epoch(tree: &Path) -> Option<u64> {
     (status["mine"] == true).then(|| status["epoch"].as_u64()).flatten()
 }
 
-/// Writes until its standard input ends.
-pub fn run(tree: &Path, side: &str, notes: &Path, acknowledgements: &Path, seed: u64) -> std::io::Result<()> {
+/// Writes until its standard input ends; with pauses in which the tree may come to rest, or without.
+pub fn run(tree: &Path, side: &str, notes: &Path, acknowledgements: &Path, seed: u64, rests: bool) -> std::io::Result<()> {
     static STOP: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(|| {
         let _end = std::io::stdin().read_to_end(&mut Vec::new());
@@ -55,8 +55,7 @@ pub fn run(tree: &Path, side: &str, notes: &Path, acknowledgements: &Path, seed:
     let mut open: Option<(File, u32)> = None;
     let mut number = 0;
     while !STOP.load(Ordering::SeqCst) {
-        // Mostly busy; now and then idle for long enough that the tree comes to rest.
-        let pause = if random.below(25) == 0 { 1000 + random.below(1500) } else { 20 + random.below(100) };
+        let pause = if rests && random.below(25) == 0 { 1000 + random.below(1500) } else { 20 + random.below(100) };
         std::thread::sleep(Duration::from_millis(pause));
         let handle = match open.take() {
             Some(handle) => Ok(handle),

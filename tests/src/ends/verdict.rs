@@ -12,7 +12,7 @@ use super::gates::{self, Success};
 use super::plan::Plan;
 use super::scene::{SOON, Scene};
 use super::scribe::{LINE, LINES};
-use super::work::{DATABASE, TREE};
+use super::work::{DATABASE, Habit, TREE};
 use crate::hosts::{holds_within, violated};
 use crate::ledger;
 
@@ -135,7 +135,7 @@ impl Scene {
     }
 
     /// Who was granted which epoch, by the history; and what is wrong with it.
-    fn granted(&self, broken: &mut Vec<String>) -> BTreeMap<u64, usize> {
+    pub fn granted(&self, broken: &mut Vec<String>) -> BTreeMap<u64, usize> {
         let mut history = serde_json::Value::Null;
         let told = holds_within(SOON, || {
             let done = self.operator.run(&["history", TREE, "-n", HISTORY, "-o", "json"]);
@@ -189,7 +189,7 @@ pub fn run(plan: &Plan, mut setting: super::scene::Setting) -> Report {
     (setting.journal, setting.seed) = (plan.journal, plan.seed);
     let mut scene = Scene::new(setting);
     scene.tell(&format!("{plan:?}"));
-    (0..2).for_each(|side| scene.work(side));
+    (0..2).for_each(|side| scene.work(side, Habit::Restful));
     scene.play(plan);
     scene.conclude()
 }

@@ -46,6 +46,17 @@ impl Kept {
     }
 }
 
+/// What a side's programs do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// The scribe alone, without a pause in which the tree could come to rest. It starts no daemon.
+    Lines,
+    /// The same, and a committer, whose commands start the daemon if none runs.
+    Busy,
+    /// Both, with pauses.
+    Restful,
+}
+
 /// The programs of one side.
 pub struct Work {
     side: Arc<Side>,
@@ -57,19 +68,24 @@ pub struct Work {
 
 impl Work {
     /// Starts them.
-    pub fn start(side: &Arc<Side>, number: usize, kept: &Kept, journal: Journal, seed: u64) -> Work {
+    pub fn start(side: &Arc<Side>, number: usize, kept: &Kept, habit: Habit, journal: Journal, seed: u64) -> Work {
         let seed = seed * 2 + number as u64;
         let mut scribe = side.command(executable("scribe"));
         scribe.arg(side.at(TREE)).arg(side.name()).arg(&kept.notes).arg(&kept.lines).arg(seed.to_string());
+        if habit == Habit::Restful {
+            scribe.arg("--rests");
+        }
         let log = log(kept);
         let scribe = scribe.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().expect("the scribe runs");
         let (stop, command) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (theirs, kept, stopped, current) = (side.clone(), kept.clone(), stop.clone(), command.clone());
-        let committer = std::thread::spawn(move || {
-            let first = ROWS * (number as i64 + 1);
-            commit(&theirs, first, &kept, journal, &mut Random::new(seed), &stopped, &current)
+        let committer = (habit != Habit::Lines).then(|| {
+            std::thread::spawn(move || {
+                let first = ROWS * (number as i64 + 1);
+                commit(&theirs, first, &kept, journal, &mut Random::new(seed), &stopped, &current)
+            })
         });
-        Work { side: side.clone(), scribe, committer: Some(committer), stop, command }
+        Work { side: side.clone(), scribe, committer, stop, command }
     }
 
     /// kill -9 of what runs under the lease now: of `treelease run` itself, or of the tool.
