@@ -61,6 +61,7 @@ impl Scene {
         match fault {
             Fault::KillDaemon(side) => {
                 self.signal_daemon(side, Signal::KILL);
+                self.may_have_ended.1.insert(side);
                 befallen.daemon = Some(side);
             }
             Fault::StopDaemon(side) => {
@@ -121,6 +122,7 @@ impl Scene {
     /// Undoes everything, and waits until all processes run.
     pub fn heal_all(&mut self) {
         self.network.mend_all();
+        (0..2).for_each(|side| self.look_at_daemon(side));
         (1..=3).for_each(|node| self.heal_node(node));
         (0..2).for_each(|side| self.signal_daemon(side, Signal::CONT));
         (1..=3).for_each(|node| self.serving(node));
@@ -147,9 +149,7 @@ impl Scene {
     fn serving(&mut self, node: usize) {
         // One whose disk was full may still have been about to end.
         crate::hosts::wait_for(SOON, "the node serves", || {
-            if !self.cluster.runs(node) {
-                self.cluster.start_node(node);
-            }
+            self.start_if_ended(node);
             self.cluster.data(node).join("address").exists()
         });
     }
@@ -157,12 +157,27 @@ impl Scene {
     fn heal_node(&mut self, node: usize) {
         let _none = std::fs::remove_file(self.cluster.data(node).join(FILLER));
         self.cluster.signal(node, Signal::CONT);
+        self.start_if_ended(node);
+    }
+
+    fn start_if_ended(&mut self, node: usize) {
         if !self.cluster.runs(node) {
+            if !self.may_have_ended.0.contains(&node) {
+                self.ended.push(format!("node {node} ended by itself"));
+            }
             self.cluster.start_node(node);
         }
     }
 
+    /// A daemon that is not there was killed, or ended by itself.
+    pub(super) fn look_at_daemon(&mut self, side: usize) {
+        if self.sides[side].daemon().is_none() && !self.may_have_ended.1.contains(&side) {
+            self.ended.push(format!("the daemon of {} ended by itself", self.sides[side].name()));
+        }
+    }
+
     fn kill_nodes(&mut self, nodes: &[usize]) {
+        self.may_have_ended.0.extend(nodes);
         nodes.iter().for_each(|node| self.cluster.kill(*node));
     }
 
@@ -182,6 +197,7 @@ impl Scene {
     }
 
     fn fill_disk(&mut self, node: usize) {
+        self.may_have_ended.0.insert(node);
         let file = std::fs::File::create(self.cluster.data(node).join(FILLER));
         let mut file = file.unwrap_or_else(|e| panic!("node {node}'s disk: {e}"));
         for block in [&[7; 1 << 20][..], &[7; 4096], &[7; 1]] {

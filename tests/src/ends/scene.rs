@@ -3,7 +3,7 @@
 //! A scene keeps a *story*: what was done and seen, with times. When it ends by a panic, the story, the logs and what the programs
 //! kept are copied to `ends/` in the target directory, and the place is named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -74,6 +74,10 @@ pub struct Scene {
     story: Vec<String>,
     timer: Timer,
     pub(super) work: BTreeMap<usize, Work>,
+    /// Nodes, and sides' daemons, that may have ended: they were killed, or their disk was full.
+    pub(super) may_have_ended: (BTreeSet<usize>, BTreeSet<usize>),
+    /// What ended although it should not have.
+    pub(super) ended: Vec<String>,
     pub(super) cluster: Cluster,
     pub(super) sides: [Arc<Side>; 2],
     pub(super) operator: Side,
@@ -98,6 +102,8 @@ impl Scene {
             story: Vec::new(),
             timer: Timer::start(),
             work: BTreeMap::new(),
+            may_have_ended: Default::default(),
+            ended: Vec::new(),
             cluster,
             sides: [Arc::new(first), Arc::new(second)],
             operator,

@@ -39,6 +39,7 @@ impl Scene {
     /// After everything was healed: both sides go on, all programs end, and every promise was kept.
     pub fn conclude(mut self) -> Report {
         for side in 0..2 {
+            self.look_at_daemon(side);
             self.goes_on(side, GOES_ON);
         }
         for (_, mut work) in std::mem::take(&mut self.work) {
@@ -116,7 +117,13 @@ impl Scene {
                 0
             }
         };
-        let missing = self.lines_missing(&std::fs::read_to_string(lower.join(LINES)).unwrap_or_default());
+        let text = String::from_utf8_lossy(&std::fs::read(lower.join(LINES)).unwrap_or_default()).into_owned();
+        let missing = self.lines_missing(&text);
+        // Lines are as long as they are, and no page ends within one: whatever was cut off, a line is whole or not there.
+        let torn: Vec<&str> = text.lines().filter(|line| line.len() != LINE - 1 || line.contains('\0')).take(20).collect();
+        if !torn.is_empty() {
+            broken.push(format!("lines are torn: {torn:?}"));
+        }
         if !missing.is_empty() {
             broken.push(format!("{} acknowledged lines are gone: {:?}", missing.len(), &missing[..missing.len().min(20)]));
         }
@@ -128,6 +135,7 @@ impl Scene {
                 broken.push(format!("{} wrote to what lies below its mount", side.name()));
             }
         }
+        broken.extend(self.ended.iter().cloned());
         broken.extend(panicked(self.world.dir()));
         let count = |side| writes.iter().filter(|w| w.side == side).count();
         let lines = self.acknowledged_lines().len();
