@@ -40,7 +40,8 @@ fn whatever_befalls_no_two_gates_admit_nothing_acknowledged_is_lost_and_both_sid
 }
 
 fn play(seed: u64) {
-    let setting = Setting { replay: replay(seed), ..Setting::quick(&format!("random_ends-{seed}")) };
+    let over = std::env::var_os("TREELEASE_ENDS_OVER").is_some();
+    let setting = Setting { replay: replay(seed), over, ..Setting::quick(&format!("random_ends-{seed}")) };
     verdict::run(&Plan::from(seed, journal()), setting);
 }
 

@@ -44,6 +44,8 @@ pub struct Setting {
     pub small_disks: bool,
     /// A rule switched off in the first side's guard.
     pub fault: Option<&'static str>,
+    /// Each side mounts over the storage itself, not at an empty directory: what a dead mount leaves bare is the raw tree.
+    pub over: bool,
     /// How the database keeps its transactions.
     pub journal: Journal,
     /// For the pace of the programs.
@@ -62,6 +64,7 @@ impl Setting {
             pace: Pace { heartbeat: "100ms", election: "400ms..700ms" },
             small_disks: false,
             fault: None,
+            over: false,
             journal: Journal::Delete,
             seed: 0,
         }
@@ -123,8 +126,15 @@ impl Scene {
             self.operator.run(&add).code == 0 || self.operator.run(&["tree", "show", TREE]).code == 0
         });
         for side in &self.sides {
-            read_only_mount_point(&side.at(TREE));
-            side.configure_mount(TREE, &lower);
+            let at = side.at(TREE);
+            if self.setting.over {
+                std::fs::create_dir_all(&at).expect("a mount point");
+                mount(&["--bind", lower.to_str().expect("our own path")], &at);
+                side.configure_mount(TREE, &at);
+            } else {
+                read_only_mount_point(&at);
+                side.configure_mount(TREE, &lower);
+            }
         }
         (0..2).for_each(|side| self.up(side));
         self.tell("everything runs");
