@@ -4,20 +4,25 @@
 //! several networks with the same addresses live side by side. A host drops, by nftables, what comes from the hosts in its set
 //! `cut`: so a cut has a direction.
 //!
-//! Everything is gone when it is dropped. What a killed test left behind goes when the next network is made: the names carry the
-//! process that made them.
+//! Everything is gone when it is dropped. What a killed test left behind goes when the next network is made: a network holds a file
+//! lock while it lives, which the kernel drops with the process, in whatever process namespace that was.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::hosts::host::{self, Host};
 use crate::hosts::{Signal, holds_within, signal};
 
 /// Begins the names of all our namespaces.
 const PREFIX: &str = "treelease-";
+/// Where the locks of living networks lie.
+const LOCKS: &str = "/run/treelease-tests";
 /// Until what was killed is gone.
 const GONE: Duration = Duration::from_secs(20);
 /// Drops what comes from a host in the set.
@@ -32,15 +37,17 @@ pub struct Network {
     bridge: String,
     hosts: Vec<Host>,
     cuts: BTreeSet<(usize, usize)>,
+    _lives: File,
 }
 
 impl Network {
     /// Hosts with these names.
     pub fn new(names: &[&str]) -> Network {
         sweep();
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let world = format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::SeqCst));
-        let mut network = Network { bridge: format!("{world}-bridge"), hosts: Vec::new(), cuts: BTreeSet::new() };
+        let pid = std::process::id();
+        let free = (0..).map(|n| format!("{PREFIX}{pid}-{n}")).find_map(|world| Some((try_lock(&world)?, world)));
+        let (_lives, world) = free.expect("numbers do not end");
+        let mut network = Network { bridge: format!("{world}-bridge"), hosts: Vec::new(), cuts: BTreeSet::new(), _lives };
         ip(&["netns", "add", &network.bridge]);
         ip(&["-n", &network.bridge, "link", "add", "bridge", "type", "bridge"]);
         ip(&["-n", &network.bridge, "link", "set", "bridge", "up"]);
@@ -108,21 +115,33 @@ impl Drop for Network {
             let _gone = Command::new("ip").args(["netns", "del", host.namespace()]).output();
         }
         let _gone = Command::new("ip").args(["netns", "del", &self.bridge]).output();
+        let _gone = std::fs::remove_file(lock_of(self.bridge.trim_end_matches("-bridge")));
     }
+}
+
+fn lock_of(world: &str) -> PathBuf {
+    Path::new(LOCKS).join(world)
+}
+
+/// The lock of a network that nobody has.
+fn try_lock(world: &str) -> Option<File> {
+    std::fs::create_dir_all(LOCKS).unwrap_or_else(|e| panic!("{LOCKS}: {e}: these tests need root"));
+    let file = File::options().create(true).truncate(false).write(true).open(lock_of(world)).expect("a lock");
+    flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
 }
 
 /// Removes the namespaces of tests that are gone, with what still runs in them.
 fn sweep() {
     for entry in std::fs::read_dir(host::NAMES).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|p| p.parse::<u32>().ok())
-        else {
+        let Some(world) = name.rsplit_once('-').map(|(world, _)| world).filter(|world| world.starts_with(PREFIX)) else {
             continue;
         };
-        if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-            host::processes_in(&name, None).into_iter().for_each(|pid| signal(pid, Signal::KILL));
-            let _gone = Command::new("ip").args(["netns", "del", &name]).output();
-        }
+        // `node-1` and the like have two parts.
+        let world = world.trim_end_matches("-node");
+        let Some(_nobody_has_it) = try_lock(world) else { continue };
+        host::processes_in(&name, None).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+        let _gone = Command::new("ip").args(["netns", "del", &name]).output();
     }
 }
 
@@ -172,6 +191,16 @@ mod tests {
         assert!(!reaches(&network, 1, 0) && !reaches(&network, 0, 1) && reaches(&network, 0, 2));
         network.mend_all();
         assert!(reaches(&network, 0, 1) && reaches(&network, 1, 0));
+    }
+
+    #[test]
+    fn what_a_killed_test_left_behind_is_swept_away_and_a_living_network_is_not() {
+        let left = format!("{PREFIX}left-{}-node-1", std::process::id());
+        ip(&["netns", "add", &left]);
+        let living = Network::new(&["node-1"]);
+        assert!(!host::path(&left).exists());
+        let _another = Network::new(&["node-1"]);
+        assert!(host::path(living.host(0).namespace()).exists());
     }
 
     #[test]
