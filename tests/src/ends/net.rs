@@ -142,6 +142,7 @@ fn sweep() {
         let Some(_nobody_has_it) = try_lock(world) else { continue };
         host::processes_in(&name, None).into_iter().for_each(|pid| signal(pid, Signal::KILL));
         let _gone = Command::new("ip").args(["netns", "del", &name]).output();
+        let _gone = std::fs::remove_file(lock_of(world));
     }
 }
 
