@@ -12,6 +12,7 @@
 //! `world` drives the cores themselves.
 
 pub mod bench;
+pub mod ends;
 pub mod hosts;
 pub mod ledger;
 pub mod world;

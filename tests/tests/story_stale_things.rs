@@ -166,3 +166,29 @@ fn while_an_old_exclusive_lock_is_held_the_file_is_busy_for_writers() {
     drop(old);
     wait_for(Duration::from_secs(5), "the lock is gone", || open().is_ok());
 }
+
+#[test]
+fn an_open_that_waited_for_the_lease_shows_the_size_of_now_not_of_before_the_wait() {
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["idle=60s"]));
+    let (theirs, ours) = (a.at("dev").join("log"), b.at("dev").join("log"));
+    for round in 1..=4 {
+        a.ok(&["acquire", "dev", "--ask", "--wait", "20s"]);
+        let mut log = std::fs::File::options().create(true).append(true).open(&theirs).unwrap();
+        log.write_all(b"one").unwrap();
+        drop(log);
+        // The kernel remembers this size for half a second.
+        let before = std::fs::metadata(&ours).unwrap().len();
+        std::fs::File::options().append(true).open(&theirs).unwrap().write_all(b"two").unwrap();
+        a.ok(&["release", "dev"]);
+        let opened = std::fs::File::options().write(true).open(&ours).unwrap();
+        let size = opened.metadata().unwrap().len();
+        assert_eq!(
+            size,
+            6 * round,
+            "it was {before} before the other side's last write: what is written at the end lands on that"
+        );
+        drop(opened);
+        b.ok(&["release", "dev"]);
+    }
+}

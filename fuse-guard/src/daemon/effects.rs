@@ -20,13 +20,15 @@ use super::state_dir::{LeaseNote, LetGo};
 use super::tree::{Effect, EndResult, Past};
 use super::{Daemon, Msg, Tree};
 use crate::fuse::Mount;
-use crate::gate::Outcome;
+use crate::gate::{Outcome, Right};
 use crate::handoff::{DRAIN_LIMIT, PUSH_LIMIT, Step};
 
 /// How long dropping the kernel's caches may take at a grant before the lease is handed back.
 const DROP_LIMIT: Duration = Duration::from_secs(8);
 /// How long a broken lease's writes in flight may take to end before the daemon says that its gate is shut.
 const SHUT_LIMIT: Duration = Duration::from_secs(60);
+/// Longer than any test: how long a gate stays open that a test holds open.
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 /// Left-over notes kept for `status`.
 pub(super) const NOTES_MAX: usize = 32;
 /// Words to a waiting command that are kept free for the end of its wait.
@@ -155,12 +157,17 @@ impl Daemon {
 
     pub(super) fn publish(&mut self, id: &TreeId) {
         let lives = self.session.is_some();
-        let no_stale = self.faults.no_stale;
+        let faults = self.faults;
+        let for_ever = self.clock.now().after(FOR_EVER);
         let Some(tree) = self.trees.get(id) else { return };
         let Some(mounted) = &tree.mounted else { return };
         let mut standing = tree.side.standing(lives);
-        if no_stale {
+        if faults.no_stale || faults.gate_open {
             standing.stale_below = Epoch::ZERO;
+        }
+        let opened = |right: Right| matches!(right, Right::Write { .. });
+        if faults.gate_open && (opened(standing.right) || opened(mounted.mount.standing().right)) {
+            standing.right = Right::Write { until: for_ever };
         }
         mounted.mount.publish(standing);
         // A gate that opened while operations waited (they came after the others were carried out, or the handoff was declined).
@@ -230,6 +237,7 @@ impl Daemon {
             return;
         };
         self.elsewhere(id, move || {
+            mount.forget_attributes();
             mount.answer_waiters(Outcome::Granted { run_start: grant.run_start, epoch: grant.epoch });
             let dropped = if mount.drop_caches(DROP_LIMIT) {
                 Ok(())

@@ -154,6 +154,8 @@ pub(crate) struct Faults {
     no_stale: bool,
     /// The servers' events and table are not followed.
     hold_back_events: bool,
+    /// A gate that has opened once never closes, neither by its deadline nor by anybody's word (I4 off).
+    gate_open: bool,
 }
 
 impl Faults {
@@ -163,7 +165,7 @@ impl Faults {
         }
         let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
         let has = |name: &str| named.split(',').any(|n| n == name);
-        Self { no_stale: has("no_stale"), hold_back_events: has("hold_back_events") }
+        Self { no_stale: has("no_stale"), hold_back_events: has("hold_back_events"), gate_open: has("gate_open") }
     }
 }
 

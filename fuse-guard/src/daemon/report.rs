@@ -2,7 +2,7 @@
 //! virtual `.treelease/` in each mounted root. Built from what the loop remembers: no network, no storage.
 
 use jiff::SignedDuration;
-use treelease_client::report::{HoldReport, LocalTree, Report, StatusFile};
+use treelease_client::report::{HoldReport, HolderReport, LocalTree, Report, StatusFile};
 use treelease_client::words::refusal::Code;
 use treelease_client::words::time::{BootTime, WallTime};
 use treelease_client::words::tree::{StateName, TreeStatus};
@@ -69,6 +69,14 @@ impl Daemon {
             if let Some(here) = self.trees.values().find(|t| t.side.id.as_str() == tree.id) {
                 tree.mine = here.side.writes(now);
                 tree.notes = here.notes.clone();
+                // The table may come from a node that is behind and names an earlier holder: what this side holds, it knows itself.
+                if let Some(grant) = here.side.grant().filter(|grant| tree.mine && grant.epoch.get() > tree.epoch) {
+                    (tree.state, tree.at_rest, tree.last_end) = (StateName::Held, false, grant.last_end);
+                    (tree.epoch, tree.run_start) = (grant.epoch.get(), grant.run_start.0.get());
+                    let (side, host) = (self.side.to_string(), self.host.clone());
+                    let since = self.clock.wall();
+                    tree.holder = Some(HolderReport { side, host, since, note: String::new(), epoch: tree.epoch });
+                }
             }
         }
         report

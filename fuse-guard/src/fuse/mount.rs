@@ -277,6 +277,15 @@ impl Mount {
         self.fs().gate.waiting()
     }
 
+    /// Makes the kernel ask for every file's size and times anew. *Why before the waiting operations are answered:* an open that
+    /// waited was looked up before it waited, with the attributes of that moment; a program that asks for the size next, and
+    /// writes at the end, would write over what the other side wrote last.
+    pub fn forget_attributes(&self) {
+        for node in self.shared.fs.nodes.all() {
+            self.notify.attributes(node.id);
+        }
+    }
+
     /// Answers all operations that wait. Does not block: granted ones are carried out on threads of their own.
     pub fn answer_waiters(&self, outcome: Outcome) {
         self.fs().gate.answer(outcome);

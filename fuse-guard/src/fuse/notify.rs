@@ -56,6 +56,15 @@ impl Notify {
         self.send(INVAL_INODE, &body);
     }
 
+    /// Forgets a node's attributes alone. Takes none of the kernel's locks, so it blocks on nothing, whoever waits.
+    pub(crate) fn attributes(&self, id: u64) {
+        let mut body = [0; 24];
+        body[..8].copy_from_slice(&id.to_ne_bytes());
+        // A negative offset: no pages.
+        body[8..16].copy_from_slice(&(-1i64).to_ne_bytes());
+        self.send(INVAL_INODE, &body);
+    }
+
     /// Forgets a name, or lets it expire.
     pub(crate) fn entry(&self, parent: u64, name: &OsStr, expire: bool) {
         let flags = if expire { EXPIRE_ONLY } else { 0 };

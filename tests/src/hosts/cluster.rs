@@ -7,24 +7,53 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::{executable, wait_for};
+use super::{Host, Signal, executable, signal, wait_for};
 
 /// How long the nodes may take until they serve.
-const START: Duration = Duration::from_secs(30);
-/// Quick, and still slow against a busy machine's disk. The least time to live is 5850 ms then.
-const PACE: [&str; 4] = ["--heartbeat", "100ms", "--election-timeout", "500ms..900ms"];
+const START: Duration = Duration::from_secs(60);
+/// On a host of its own every node has this port.
+const PORT: u16 = 7420;
+
+/// How fast the nodes agree, as their flags say it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// `--heartbeat`.
+    pub heartbeat: &'static str,
+    /// `--election-timeout`.
+    pub election: &'static str,
+}
+
+impl Default for Pace {
+    /// Quick, and still slow against a busy machine's disk. The least time to live is 5850 ms then.
+    fn default() -> Self {
+        Pace { heartbeat: "100ms", election: "500ms..900ms" }
+    }
+}
 
 /// Nodes 1, 2 and 3. Killed when dropped.
 pub struct Cluster {
     dir: PathBuf,
-    ports: Vec<u16>,
+    addresses: Vec<String>,
+    hosts: Vec<Option<Host>>,
+    pace: Pace,
     children: Vec<Option<Child>>,
 }
 
 impl Cluster {
     /// Starts all three, with their data in `dir/data-N`, and waits until they serve.
     pub fn start(dir: PathBuf) -> Cluster {
-        let mut cluster = Cluster { dir, ports: free_ports(3), children: vec![None, None, None] };
+        let addresses = free_ports(3).into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        Self::start_all(dir, addresses, vec![None, None, None], Pace::default())
+    }
+
+    /// The same, each node on a host of its own.
+    pub fn start_on(dir: PathBuf, hosts: [&Host; 3], pace: &Pace) -> Cluster {
+        let addresses = hosts.iter().map(|host| format!("{}:{PORT}", host.address())).collect();
+        Self::start_all(dir, addresses, hosts.into_iter().cloned().map(Some).collect(), *pace)
+    }
+
+    fn start_all(dir: PathBuf, addresses: Vec<String>, hosts: Vec<Option<Host>>, pace: Pace) -> Cluster {
+        let mut cluster = Cluster { dir, addresses, hosts, pace, children: vec![None, None, None] };
         (1..=3).for_each(|node| cluster.start_node(node));
         (1..=3).for_each(|node| cluster.wait_serving(node));
         cluster
@@ -34,9 +63,14 @@ impl Cluster {
     pub fn start_node(&mut self, node: usize) {
         assert!(self.children[node - 1].is_none(), "node {node} runs");
         let _ = std::fs::remove_file(self.address_file(node));
-        let mut command = Command::new(executable("treelease-server"));
-        command.args(["--insecure", "--node-id", &node.to_string(), "--listen", &self.address(node), "--data-dir"]);
-        command.arg(self.data(node)).args(PACE).env("TREELEASE_TEST_WORLD", &self.dir);
+        let program = executable("treelease-server");
+        let (mut command, insecure) = match &self.hosts[node - 1] {
+            Some(host) => (host.command(program), "--insecure-remote"),
+            None => (Command::new(program), "--insecure"),
+        };
+        command.args([insecure, "--node-id", &node.to_string(), "--listen", &self.address(node), "--data-dir"]);
+        command.arg(self.data(node)).args(["--heartbeat", self.pace.heartbeat, "--election-timeout", self.pace.election]);
+        command.env("TREELEASE_TEST_WORLD", &self.dir);
         for peer in (1..=3).filter(|peer| *peer != node) {
             command.args(["--peer", &format!("{peer}={}", self.address(peer))]);
         }
@@ -59,16 +93,39 @@ impl Cluster {
         }
     }
 
+    /// Whether it runs. One that has ended by itself is forgotten, so that it can be started again.
+    pub fn runs(&mut self, node: usize) -> bool {
+        let child = &mut self.children[node - 1];
+        if child.as_mut().is_some_and(|c| c.try_wait().expect("our child").is_some()) {
+            *child = None;
+        }
+        child.is_some()
+    }
+
+    /// SIGTERM, SIGSTOP, SIGCONT; nothing to one that does not run.
+    pub fn signal(&self, node: usize, what: Signal) {
+        if let Some(child) = &self.children[node - 1] {
+            signal(child.id(), what);
+        }
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn stop(&mut self, node: usize) {
+        self.signal(node, Signal::TERM);
+        wait_for(START, "the node stops", || !self.runs(node));
+    }
+
     /// All three, as endpoints in a configuration.
     pub fn urls(&self) -> Vec<String> {
         (1..=3).map(|node| format!("http://{}", self.address(node))).collect()
     }
 
     fn address(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", self.ports[node - 1])
+        self.addresses[node - 1].clone()
     }
 
-    fn data(&self, node: usize) -> PathBuf {
+    /// Where a node keeps its data.
+    pub fn data(&self, node: usize) -> PathBuf {
         self.dir.join(format!("data-{node}"))
     }
 

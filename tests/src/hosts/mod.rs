@@ -11,17 +11,22 @@ use std::process::Command;
 use std::time::Duration;
 
 mod cluster;
+pub mod host;
 mod output;
 mod processes;
 mod server;
 mod side;
+mod violation;
 
 pub use cluster::Cluster;
 pub(crate) use cluster::free_ports;
+pub use cluster::{Cluster, Pace};
+pub use host::Host;
 pub use output::{Done, finish};
 pub use processes::{Signal, signal};
 pub use server::Server;
 pub use side::{Side, Stopped, Tool};
+pub use violation::{directory as violations, violated};
 
 /// Waits until the condition holds; panics with `what` after `limit`. The one way to wait in a story.
 pub fn wait_for(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
@@ -117,6 +122,11 @@ impl World {
     /// Three nodes that answer.
     pub fn cluster(&self) -> Cluster {
         Cluster::start(self.directory("cluster"))
+    }
+
+    /// Three nodes that answer, each on its host.
+    pub fn cluster_on(&self, hosts: [&Host; 3], pace: &Pace) -> Cluster {
+        Cluster::start_on(self.directory("cluster"), hosts, pace)
     }
 
     /// A side of that server. Nothing runs yet.

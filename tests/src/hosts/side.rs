@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use super::processes::{self, Signal, signal};
-use super::{Done, executable, finish, wait_for};
+use super::{Done, Host, executable, finish, wait_for};
 
 /// How long a daemon may take to come or go.
 const DAEMON: Duration = Duration::from_secs(20);
@@ -18,6 +18,7 @@ pub struct Side {
     endpoints: Vec<String>,
     ttl: String,
     fault: Option<String>,
+    host: Option<Host>,
 }
 
 impl Side {
@@ -30,7 +31,7 @@ impl Side {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(dir.join(private), std::fs::Permissions::from_mode(0o700)).expect("ours");
         }
-        let side = Side { name: name.to_owned(), dir, endpoints: endpoints.to_vec(), ttl: "2s".into(), fault: None };
+        let side = Side { name: name.to_owned(), dir, endpoints: endpoints.to_vec(), ttl: "2s".into(), fault: None, host: None };
         side.write_config();
         side
     }
@@ -43,10 +44,17 @@ impl Side {
         self
     }
 
-    /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`. Only debug builds know them. Before its daemon runs.
+    /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`, `gate_open`. Only debug builds know them. Before its daemon runs.
     #[must_use]
     pub fn fault(mut self, fault: &str) -> Side {
         self.fault = Some(fault.to_owned());
+        self
+    }
+
+    /// On a host of its own. Before anything of it runs.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Side {
+        self.host = Some(host.clone());
         self
     }
 
@@ -84,7 +92,10 @@ impl Side {
 
     /// A command with this side's environment.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = match &self.host {
+            Some(host) => host.command(program),
+            None => Command::new(program),
+        };
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("TREELEASE_") {
                 command.env_remove(key);
@@ -191,7 +202,11 @@ impl Side {
 
     /// Its daemon's process, if it runs.
     pub fn daemon(&self) -> Option<u32> {
-        processes::naming(&self.dir, Some("treelease-guard")).first().copied()
+        let running = match &self.host {
+            Some(host) => host.processes(Some("treelease-guard")),
+            None => processes::naming(&self.dir, Some("treelease-guard")),
+        };
+        running.first().copied()
     }
 
     /// kill -9 of the daemon.
