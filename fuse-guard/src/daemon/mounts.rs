@@ -3,6 +3,7 @@
 //! The checks touch the lower filesystem, so they run on a thread that may be lost. What is mounted is handed to the loop,
 //! which alone owns it.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use treelease_client::local::to_local;
 use treelease_client::marker::{self, Expected, Marker};
 use treelease_client::place;
 use treelease_client::words::clock::Clock;
+use treelease_client::words::epoch::Epoch;
 use treelease_client::words::id::{ClusterId, Place, TreeId, TreeName};
 use treelease_client::words::policy::Mode;
 use treelease_client::words::refusal::Code;
@@ -23,6 +25,7 @@ use treelease_client::words::wire::{AddMountAnswer, AddMountRequest};
 
 use super::effects::{Done, keep_note};
 use super::{Daemon, Mounted, Msg};
+use crate::fs::faults::Faults;
 use crate::fuse::{Mount, MountError, MountOptions};
 use crate::gate::{Hooks, LateWrite, Refused, Standing};
 use crate::lower::{fstype, inside};
@@ -80,6 +83,8 @@ struct Plan {
     /// What the servers know of the name: id and live root.
     known: Option<(TreeId, Option<treelease_client::words::id::RootId>)>,
     cluster: Option<ClusterId>,
+    /// The last epochs that were written through mounts.
+    written: BTreeMap<TreeId, Epoch>,
     endpoints: Vec<String>,
     clock: Arc<dyn Clock>,
     mail: tokio::sync::mpsc::Sender<Msg>,
@@ -226,6 +231,8 @@ impl Plan {
             threads: THREADS,
             allow_other: rustix::process::geteuid().is_root(),
             standing: Standing::unknown(Mode::Enforce),
+            earlier: self.written.get(&marker.tree).copied(),
+            faults: Faults::from_env(),
         };
         let ears = Arc::new(Ears { tree: marker.tree.clone(), mail: self.mail.clone() });
         let mount = Mount::start(options, ears, self.clock.clone()).map_err(failed)?;
@@ -289,6 +296,7 @@ impl Daemon {
             check_only: request.check_only,
             known,
             cluster: self.file.cluster.clone(),
+            written: self.file.written.clone(),
             endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
             clock: self.clock.clone(),
             mail: self.mail.clone(),

@@ -33,6 +33,8 @@ use super::mounting::{self, FSTYPE};
 use super::notify::Notify;
 use super::{Face, Shared};
 use crate::fs::Fs;
+use crate::fs::authors::Authors;
+use crate::fs::faults::Faults;
 use crate::fs::inode::{Node, stat_fd};
 pub use crate::fs::writers::Writer;
 use crate::fs::writers::command_of;
@@ -64,6 +66,10 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// How the side stands at first.
     pub standing: Standing,
+    /// The last epoch that was written through an earlier mount of this tree, by this daemon or one before it.
+    pub earlier: Option<Epoch>,
+    /// Rules that a test has switched off.
+    pub faults: Faults,
 }
 
 /// Why a mount could not be made. Each message says what to do.
@@ -197,13 +203,15 @@ fn clear_the_way(at: &Path, lower: &OwnedFd) -> Result<(), MountError> {
 impl Mount {
     /// Mounts a tree. Blocks.
     pub fn start(options: MountOptions, hooks: Arc<dyn Hooks>, clock: Arc<dyn Clock>) -> Result<Mount, MountError> {
-        let MountOptions { lower, lower_path, at, tree_name, threads, allow_other, standing } = options;
+        let MountOptions { lower, lower_path, at, tree_name, threads, allow_other, standing, earlier, faults } = options;
         let at = absolute(&at)?;
         clear_the_way(&at, &lower)?;
         let descriptors = mounting::raise_descriptors();
         let lower_bad = |why| MountError::BadPath(format!("{}: {}", lower_path.display(), std::io::Error::from(why)));
         let gate = Gate::new(standing, clock, hooks.clone());
-        let fs = Fs::new(lower, gate).map_err(lower_bad)?;
+        let mut fs = Fs::new(lower, gate).map_err(lower_bad)?;
+        fs.faults = faults;
+        fs.authors = Authors::after(earlier.filter(|_| !faults.no_earlier_mount));
         if allow_other && !fs.can_act() {
             let says = "it needs CAP_SETUID and CAP_SETGID; or mount for this user alone";
             return Err(MountError::System(format!("this daemon cannot act as its callers: {says}")));
