@@ -5,13 +5,15 @@
 //! lock callbacks (process-owned locks of other processes, taken by one process, corrupt databases, m).
 
 mod answer;
+mod beneath;
 mod call;
 mod locks;
 mod mount;
 mod mounting;
 mod notify;
 
-pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead};
+pub use beneath::below_dead;
+pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead, lies_dead};
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
