@@ -6,20 +6,25 @@ mod fs_support;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fs_support::{HOUR, Mapping, Tree, errno, eventually};
-use nix::libc::{ENOSPC, ESTALE, ETXTBSY};
+use nix::libc::{ENOSPC, EROFS, ESTALE, ETXTBSY};
 use rustix::fs::{CWD, Mode, OFlags};
 use treelease_client::words::clock::Clock;
 use treelease_client::words::epoch::Epoch;
+use treelease_client::words::policy::OnClose;
 use treelease_guard::fs::faults::Faults;
-use treelease_guard::gate::{Right, Standing};
+use treelease_guard::gate::{Outcome, Right, Standing};
 
-const NO_SECOND_LOOK: Faults =
-    Faults { no_second_look: true, cut_at_open: false, short_pages: false, no_earlier_mount: false, clear_first: false };
+fn no_second_look() -> Faults {
+    Faults { no_second_look: true, ..Faults::default() }
+}
 
 /// What another side leaves when it makes a file anew under the same name, as SQLite does with a `-wal`.
 fn make_anew(path: &Path, text: &[u8]) {
@@ -53,7 +58,7 @@ fn an_open_that_waited_goes_to_what_has_the_name_when_it_goes_on() {
 
 #[test]
 fn control_without_a_second_look_a_write_after_a_wait_is_acknowledged_and_lost() {
-    let (said, text) = waited(NO_SECOND_LOOK);
+    let (said, text) = waited(no_second_look());
     said.unwrap();
     assert_eq!(text, b"theirs");
 }
@@ -106,7 +111,7 @@ fn calls_that_waited_in_a_directory_go_to_the_one_that_has_its_name() {
 
 #[test]
 fn control_without_a_second_look_calls_that_waited_change_the_directory_that_was_moved_away() {
-    let wrong: Vec<_> = waited_in_a_directory(NO_SECOND_LOOK).into_iter().filter(|(_, right)| !right).collect();
+    let wrong: Vec<_> = waited_in_a_directory(no_second_look()).into_iter().filter(|(_, right)| !right).collect();
     assert!(!wrong.is_empty());
 }
 
@@ -131,7 +136,7 @@ fn an_open_that_was_looked_up_before_another_sides_turn_and_comes_after_the_gran
 
 #[test]
 fn control_without_a_second_look_an_open_on_its_way_writes_into_a_file_that_is_gone() {
-    assert_eq!(on_its_way(NO_SECOND_LOOK), (0, b"theirs ours".to_vec()), "acknowledged, and in no file");
+    assert_eq!(on_its_way(no_second_look()), (0, b"theirs ours".to_vec()), "acknowledged, and in no file");
 }
 
 #[test]
@@ -314,4 +319,93 @@ fn after_a_restart_and_another_sides_turn_an_older_process_moves_nothing_that_it
 fn control_without_the_rule_an_older_process_moves_its_old_work_into_place() {
     let off = Faults { no_earlier_mount: true, ..Faults::default() };
     assert_eq!(move_after_a_restart(off, 3), (0, 0));
+}
+
+#[test]
+fn a_replaced_file_is_asked_each_time_and_answers_from_no_cache() {
+    let t = Tree::held();
+    fs::write(t.at.join("f"), b"1").unwrap();
+    let held = OpenOptions::new().read(true).write(true).open(t.at.join("f")).unwrap();
+    t.release();
+    t.elsewhere(2);
+    t.hold(3, 3);
+    for size in 2..50 {
+        fs::write(t.lower.join("f"), vec![b'x'; size]).unwrap();
+        assert_eq!(held.metadata().unwrap().len(), size as u64);
+    }
+}
+
+#[test]
+fn many_calls_wait_without_a_thread_each_and_ask_for_the_lease_once() {
+    const MANY: usize = 64;
+    let t = Tree::mounted(true, |lower| {
+        for n in 0..MANY {
+            fs::create_dir(lower.join(format!("{n}"))).unwrap();
+        }
+        fs::write(lower.join("f"), b"text").unwrap();
+    });
+    t.free();
+    let make = |n: usize| {
+        let path = t.at.join(format!("{n}/made"));
+        std::thread::spawn(move || errno(fs::create_dir(path)))
+    };
+    let calls: Vec<JoinHandle<i32>> = (0..MANY).map(make).collect();
+    eventually("all wait", || t.mount.waiting() == MANY);
+    // Sixteen times as many as threads that serve: readers are served all the same.
+    assert_eq!(fs::read(t.at.join("f")).unwrap(), b"text");
+    assert_eq!(t.ears.wanted.load(Ordering::SeqCst), 1, "one request");
+    t.hold(2, 2);
+    assert!(calls.into_iter().all(|call| call.join().unwrap() == 0));
+    assert!((0..MANY).all(|n| t.lower.join(format!("{n}/made")).is_dir()));
+}
+
+#[test]
+fn a_wait_for_the_lease_has_an_end() {
+    let t = Tree::new();
+    t.free();
+    let at = t.at.join("d");
+    let call = std::thread::spawn(move || errno(fs::create_dir(at)));
+    eventually("it waits", || t.mount.waiting() == 1);
+    t.clock.advance(Duration::from_secs(3));
+    assert_eq!(call.join().unwrap(), EROFS);
+    assert_eq!(t.mount.waiting(), 0);
+}
+
+#[test]
+fn what_waits_for_a_closing_gate_goes_on_if_it_opens_again_and_is_refused_if_the_lease_goes() {
+    let closing = |t: &Tree| {
+        let before = t.mount.standing();
+        let (until, on_close) = (t.clock.now().after(HOUR), OnClose::Wait);
+        t.mount.publish(Standing { serial: before.serial + 1, right: Right::Closing { until }, on_close, ..before });
+    };
+    let write = |file: &std::sync::Arc<File>, text: &'static [u8]| {
+        let file = file.clone();
+        std::thread::spawn(move || errno(file.write_all_at(text, 0)))
+    };
+    let t = Tree::held();
+    let file = std::sync::Arc::new(File::create(t.at.join("f")).unwrap());
+    closing(&t);
+    let kept = write(&file, b"1");
+    eventually("it waits", || t.mount.waiting() == 1);
+    let before = t.mount.standing();
+    let until = t.clock.now().after(HOUR);
+    t.mount.publish(Standing { serial: before.serial + 1, right: Right::Write { until }, ..before });
+    assert_eq!(kept.join().unwrap(), 0, "the handoff was declined");
+    closing(&t);
+    let given = write(&file, b"2");
+    eventually("it waits", || t.mount.waiting() == 1);
+    // As the daemon does when the lease has gone, before it drops the caches.
+    t.mount.answer_waiters(Outcome::Refused);
+    assert_eq!(given.join().unwrap(), EROFS);
+    assert_eq!(fs::read(t.lower.join("f")).unwrap(), b"1");
+}
+
+#[test]
+fn one_permit_of_a_copy_moves_at_most_64_mib() {
+    let t = Tree::held();
+    let source = OpenOptions::new().read(true).write(true).create_new(true).open(t.at.join("source")).unwrap();
+    source.set_len(80 << 20).unwrap();
+    let target = File::create(t.at.join("target")).unwrap();
+    let moved = rustix::fs::copy_file_range(&source, None, &target, None, 80 << 20).unwrap();
+    assert_eq!(moved, 64 << 20);
 }

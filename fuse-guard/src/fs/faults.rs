@@ -9,6 +9,10 @@ pub struct Faults {
     pub cut_at_open: bool,
     /// A page-cache write of which the storage took a part only is no error.
     pub short_pages: bool,
+    /// A page-cache write goes down through the handle that the kernel names.
+    pub pages_by_handle: bool,
+    /// An old exclusive lock keeps nobody out.
+    pub no_lock_check: bool,
     /// What was written through an earlier mount may be renamed into place.
     pub no_earlier_mount: bool,
     /// A dead mount is taken away before the new one stands.
@@ -27,6 +31,8 @@ impl Faults {
             no_second_look: has("no_second_look"),
             cut_at_open: has("cut_at_open"),
             short_pages: has("short_pages"),
+            pages_by_handle: has("pages_by_handle"),
+            no_lock_check: has("no_lock_check"),
             no_earlier_mount: has("no_earlier_mount"),
             clear_first: has("clear_first"),
         }
