@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
-use treelease_tests::hosts::{Side, World, quick, wait_for};
+use treelease_tests::hosts::{Server, Side, World, quick, wait_for};
 
 const SIZE: usize = 4096;
 
@@ -57,13 +57,19 @@ fn open_rw(side: &Side, name: &str) -> std::fs::File {
     std::fs::File::options().read(true).write(true).open(side.at("dev").join(name)).expect("opened for writing")
 }
 
-fn mapped_story(fault: &str) -> (u8, u8) {
-    let world = World::new();
+/// Two sides, of which the first has a rule switched off.
+fn two_hosts(world: &World, fault: &str, policy: &[&str]) -> (Server, Side, Side) {
     let server = world.server();
     let (a, b) = (world.side("workstation", &server).fault(fault), world.side("pod", &server));
-    world.tree(&a, "dev", &quick(&["fence=none"]));
+    world.tree(&a, "dev", &quick(policy));
     a.mount("dev", &world.lower("dev"));
     b.mount("dev", &world.lower("dev"));
+    (server, a, b)
+}
+
+fn mapped_story(fault: &str) -> (u8, u8) {
+    let world = World::new();
+    let (_server, a, b) = two_hosts(&world, fault, &["fence=none"]);
     a.ok(&["acquire", "dev"]);
     std::fs::write(a.at("dev").join("mapped"), vec![b'a'; SIZE]).unwrap();
     let mapping = Mapping::of(&open_rw(&a, "mapped"));
@@ -88,22 +94,34 @@ fn control_without_the_rule_an_old_mapping_overwrites_the_other_side() {
     assert_eq!(mapped_story("no_stale"), (b'X', b'X'));
 }
 
-#[test]
-fn a_mapped_file_that_is_open_for_appending_is_not_torn() {
+/// A store through a mapping of a file whose newest writable handle has O_APPEND, and an append: the file's length, the stored
+/// byte, and what lies behind the page.
+fn appended(fault: &str) -> (usize, u8, Vec<u8>) {
     let world = World::new();
-    let (_server, a, _b) = world.two_hosts(&quick(&["fence=none"]));
+    let (_server, a, _b) = two_hosts(&world, fault, &["fence=none"]);
     a.ok(&["acquire", "dev"]);
     let path = a.at("dev").join("log");
     std::fs::write(&path, vec![b'-'; SIZE]).unwrap();
     let file = open_rw(&a, "log");
     let mapping = Mapping::of(&file);
-    // The newest writable handle is one with O_APPEND: a page of the mapping must not go down through it.
+    // A page of the mapping must not go down through it.
     let mut appending = std::fs::File::options().append(true).open(&path).unwrap();
     mapping.store(7, b'M');
     assert!(mapping.push());
     appending.write_all(b"end").unwrap();
     let now = std::fs::read(world.lower("dev").join("log")).unwrap();
-    assert_eq!((now.len(), now[7], &now[SIZE..]), (SIZE + 3, b'M', &b"end"[..]));
+    (now.len(), now[7], now[SIZE..].to_vec())
+}
+
+#[test]
+fn a_mapped_file_that_is_open_for_appending_is_not_torn() {
+    assert_eq!(appended(""), (SIZE + 3, b'M', b"end".to_vec()));
+}
+
+#[test]
+fn control_if_a_page_goes_down_through_the_newest_handle_a_mapped_file_is_torn() {
+    let (size, stored, _) = appended("pages_by_handle");
+    assert_eq!((size, stored), (2 * SIZE + 3, b'-'), "the page was appended");
 }
 
 #[test]
@@ -132,11 +150,7 @@ fn a_finished_lock_file_from_before_the_others_turn_is_not_renamed_into_place_bu
 #[test]
 fn control_without_the_rule_a_finished_lock_file_undoes_the_others_turn() {
     let world = World::new();
-    let server = world.server();
-    let (a, b) = (world.side("workstation", &server).fault("no_stale"), world.side("pod", &server));
-    world.tree(&a, "dev", &quick(&["fence=none"]));
-    a.mount("dev", &world.lower("dev"));
-    b.mount("dev", &world.lower("dev"));
+    let (_server, a, b) = two_hosts(&world, "no_stale", &["fence=none"]);
     a.ok(&["acquire", "dev"]);
     let (index, locked) = (a.at("dev").join("index"), a.at("dev").join("index.new"));
     std::fs::write(&locked, "old work of this very process").unwrap();
@@ -145,26 +159,78 @@ fn control_without_the_rule_a_finished_lock_file_undoes_the_others_turn() {
     assert_eq!(std::fs::read(world.lower("dev").join("index")).unwrap(), b"old work of this very process");
 }
 
-#[test]
-fn while_an_old_exclusive_lock_is_held_the_file_is_busy_for_writers() {
+/// A lock from before the other side's turn: what opening the file for writing says here afterwards, and whether a second
+/// exclusive lock can be had. Readers are never in its way, and when it is gone nobody is.
+fn locked(fault: &str) -> (Option<i32>, bool) {
     let world = World::new();
-    let (_server, a, b) = world.two_hosts(&quick(&["fence=none", "handoff_wait=500ms"]));
+    let (_server, a, b) = two_hosts(&world, fault, &["fence=none", "handoff_wait=500ms"]);
     a.ok(&["acquire", "dev"]);
     std::fs::write(a.at("dev").join("db"), "x").unwrap();
     let old = open_rw(&a, "db");
     flock(old.as_fd(), FlockOperation::NonBlockingLockExclusive).unwrap();
     // Busy: it is given away past the lock, by force.
-    b.run(&["acquire", "dev", "--ask", "--wait", "10s"]).refused(75, &["declined"]);
+    b.run(&["acquire", "dev", "--ask", "--wait", "20s"]).refused(75, &["declined"]);
     a.ok(&["release", "dev", "--now"]);
-    b.ok(&["acquire", "dev", "--wait", "10s"]);
+    b.ok(&["acquire", "dev", "--wait", "20s"]);
     std::fs::write(b.at("dev").join("db"), "y").unwrap();
     b.ok(&["release", "dev"]);
-    a.ok(&["acquire", "dev", "--wait", "10s"]);
+    a.ok(&["acquire", "dev", "--wait", "20s"]);
     let open = || std::fs::File::options().write(true).open(a.at("dev").join("db"));
-    assert_eq!(open().unwrap_err().raw_os_error(), Some(Errno::EBUSY as i32));
+    let said = open();
+    let errno = said.as_ref().err().and_then(std::io::Error::raw_os_error);
+    let second = said.is_ok_and(|file| flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok());
     assert_eq!(read(&a, "db"), b"y", "readers are not in its way");
+    if errno.is_some() {
+        let log = std::fs::read_to_string(a.dir().join("state/log/guard.log")).unwrap();
+        assert!(log.contains(&format!("(pid {})", std::process::id())), "the process is named");
+    }
     drop(old);
-    wait_for(Duration::from_secs(5), "the lock is gone", || open().is_ok());
+    wait_for(Duration::from_secs(30), "the lock is gone", || open().is_ok());
+    (errno, second)
+}
+
+#[test]
+fn while_an_old_exclusive_lock_is_held_the_file_is_busy_for_writers() {
+    assert_eq!(locked(""), (Some(Errno::EBUSY as i32), false));
+}
+
+#[test]
+fn control_without_the_rule_two_processes_have_the_same_file_exclusively() {
+    assert_eq!(locked("no_lock_check"), (None, true));
+}
+
+/// A finished lock file, then the guard is killed, the other side has a turn, and the guard comes back: what this old process is
+/// told that moves it into place, and what the file holds then.
+fn moved_after_a_restart(fault: &str) -> (Option<i32>, Vec<u8>) {
+    let world = World::new();
+    let (_server, a, b) = two_hosts(&world, fault, &["fence=none"]);
+    a.configure_mount("dev", &world.lower("dev"));
+    a.ok(&["acquire", "dev"]);
+    let (index, locked) = (a.at("dev").join("index"), a.at("dev").join("index.new"));
+    std::fs::write(&locked, "old work of this very process").unwrap();
+    a.kill_daemon();
+    b.ok(&["acquire", "dev", "--wait", "30s"]);
+    std::fs::write(b.at("dev").join("index"), "the other side's").unwrap();
+    b.ok(&["release", "dev"]);
+    wait_for(Duration::from_secs(60), "the guard is back", || a.run(&["up"]).code == 0);
+    a.ok(&["acquire", "dev", "--ask", "--wait", "20s"]);
+    let said = std::fs::rename(&locked, &index).err().and_then(|why| why.raw_os_error());
+    let holds = read(&a, "index");
+    if said.is_some() {
+        a.tool("mv", &[locked.to_str().unwrap(), index.to_str().unwrap()]).expect(0);
+        assert_eq!(read(&a, "index"), b"old work of this very process", "a program of today may");
+    }
+    (said, holds)
+}
+
+#[test]
+fn a_finished_lock_file_from_before_a_restart_and_the_others_turn_is_not_renamed_into_place() {
+    assert_eq!(moved_after_a_restart(""), (Some(Errno::ESTALE as i32), b"the other side's".to_vec()));
+}
+
+#[test]
+fn control_without_the_rule_a_lock_file_from_before_a_restart_undoes_the_others_turn() {
+    assert_eq!(moved_after_a_restart("no_earlier_mount"), (None, b"old work of this very process".to_vec()));
 }
 
 #[test]

@@ -356,6 +356,9 @@ impl Daemon {
         {
             note.mounted = true;
         }
+        if mounted {
+            self.file.written.insert(id.clone(), epoch);
+        }
         self.save_notes();
     }
 

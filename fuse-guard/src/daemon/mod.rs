@@ -186,6 +186,7 @@ impl Daemon {
                 next_secret: String::new(),
                 boot: boot.clone(),
                 leases: BTreeMap::new(),
+                written: BTreeMap::new(),
             },
         };
         let (mail, mailbox) = mpsc::channel(MAIL_MAX);

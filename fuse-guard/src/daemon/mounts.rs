@@ -3,6 +3,7 @@
 //! The checks touch the lower filesystem, so they run on a thread that may be lost. What is mounted is handed to the loop,
 //! which alone owns it.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use treelease_client::local::to_local;
 use treelease_client::marker::{self, Expected, Marker};
 use treelease_client::place;
 use treelease_client::words::clock::Clock;
+use treelease_client::words::epoch::Epoch;
 use treelease_client::words::id::{ClusterId, Place, TreeId, TreeName};
 use treelease_client::words::policy::Mode;
 use treelease_client::words::refusal::Code;
@@ -23,6 +25,7 @@ use treelease_client::words::wire::{AddMountAnswer, AddMountRequest};
 
 use super::effects::{Done, keep_note};
 use super::{Daemon, Mounted, Msg};
+use crate::fs::faults::Faults;
 use crate::fuse::{Mount, MountError, MountOptions};
 use crate::gate::{Hooks, LateWrite, Refused, Standing};
 use crate::lower::{fstype, inside};
@@ -80,8 +83,11 @@ struct Plan {
     /// What the servers know of the name: id and live root.
     known: Option<(TreeId, Option<treelease_client::words::id::RootId>)>,
     cluster: Option<ClusterId>,
+    /// The last epochs that were written through mounts.
+    written: BTreeMap<TreeId, Epoch>,
     endpoints: Vec<String>,
     clock: Arc<dyn Clock>,
+    faults: Faults,
     mail: tokio::sync::mpsc::Sender<Msg>,
 }
 
@@ -95,24 +101,12 @@ fn config_error(message: String) -> Failure {
 impl Plan {
     fn make(&self) -> Result<Made, Failure> {
         let lower = &self.lower;
-        if !lower.is_dir() {
-            // A dead mount of ours answers ENOTCONN: it is cleared by mounting, below.
-            let dead = place::mount_of(lower).is_some_and(|m| m.is_guarded());
-            if !dead {
-                return Err(Failure::new(Code::NotFound, format!("{}: there is no such directory", lower.display()))
-                    .hint("name the directory on the shared storage; is the storage mounted?"));
-            }
-            crate::fuse::clear_dead(lower).map_err(failed)?;
-        }
         if !Path::new("/dev/fuse").exists() {
             return Err(failed(MountError::NoFuse("/dev/fuse is not there: this kernel or container has no FUSE".into())));
         }
-        let root = marker::open_root(lower)?;
-        fstype::look(root.as_fd(), lower)
-            .map_err(|unfit| Failure::from(treelease_client::words::refusal::Refusal::from(unfit)))?;
+        let (root, whereabouts) = self.open_lower()?;
         if self.at != *lower {
-            crate::fuse::clear_dead(&self.at).map_err(failed)?;
-            empty_directory(&self.at)?;
+            self.look_at_mount_point()?;
         }
         let found = marker::read(root.as_fd()).map_err(|e| Failure::new(Code::Storage, format!("{}: {e}", lower.display())))?;
         let marker = match (&found, self.check_only) {
@@ -124,13 +118,13 @@ impl Plan {
             }
         };
         marker::overlap(lower, marker.as_ref().map(|m| &m.tree))?;
-        let mut notes = self.look_inside(root.as_fd())?;
+        let mut notes = self.look_inside(&whereabouts)?;
         let Some(marker) = marker.filter(|_| !self.check_only) else { return Ok((None, None, notes)) };
         let place = place::of(root.as_fd()).ok();
         let mounted = self.mount(root, marker, place)?;
         let tree = (mounted.marker.tree.clone(), self.name.clone().unwrap_or_else(|| mounted.marker.name.clone()));
         // Who came in between the look and the mount goes past the guard as well.
-        match self.look_inside(mounted.root.as_fd()) {
+        match self.look_inside(&whereabouts) {
             Ok(again) => notes = again,
             Err(failure) => {
                 let _ = mounted.mount.unmount(true);
@@ -138,6 +132,46 @@ impl Plan {
             }
         }
         Ok((Some(tree), Some(mounted), notes))
+    }
+
+    /// The lower root, opened, and where it lies. Also where a dead mount of ours covers it: that stays until the new one stands.
+    fn open_lower(&self) -> Result<(OwnedFd, inside::Place), Failure> {
+        let lower = self.lower.clone();
+        let look = move |root: OwnedFd| {
+            fstype::look(root.as_fd(), &lower)
+                .map_err(|unfit| Failure::from(treelease_client::words::refusal::Refusal::from(unfit)))?;
+            let place = inside::Place::of(root.as_fd()).map_err(|e| Failure::io("cannot tell where the root lies", &e))?;
+            Ok((root, place))
+        };
+        let lower = &self.lower;
+        if !crate::fuse::lies_dead(lower).map_err(failed)? {
+            if !lower.is_dir() {
+                return Err(Failure::new(Code::NotFound, format!("{}: there is no such directory", lower.display()))
+                    .hint("name the directory on the shared storage; is the storage mounted?"));
+            }
+            return look(marker::open_root(lower)?);
+        }
+        if let Some(found) = self.below_dead(lower, look.clone()) {
+            return found;
+        }
+        crate::fuse::clear_dead(lower).map_err(failed)?;
+        look(marker::open_root(lower)?)
+    }
+
+    /// A mount point other than the root itself is empty.
+    fn look_at_mount_point(&self) -> Result<(), Failure> {
+        if crate::fuse::lies_dead(&self.at).map_err(failed)? {
+            let at = self.at.clone();
+            if let Some(empty) = self.below_dead(&self.at, move |_| empty_directory(&at)) {
+                return empty;
+            }
+            crate::fuse::clear_dead(&self.at).map_err(failed)?;
+        }
+        empty_directory(&self.at)
+    }
+
+    fn below_dead<T: Send + 'static>(&self, path: &Path, look: impl FnOnce(OwnedFd) -> T + Send + 'static) -> Option<T> {
+        if self.faults.clear_first { None } else { crate::fuse::below_dead(path, look) }
     }
 
     fn adopt(&self, root: &OwnedFd) -> Result<Marker, Failure> {
@@ -178,12 +212,12 @@ impl Plan {
     }
 
     /// One process that is stuck on a dead mount (its memory map is locked while it waits) can keep a reader of /proc for ever.
-    fn look_at_processes(&self, root: std::os::fd::BorrowedFd<'_>) -> Result<inside::Look, Failure> {
+    fn look_at_processes(&self, root: &inside::Place) -> Result<inside::Look, Failure> {
         let cannot = |e: std::io::Error| Failure::io("cannot look at who is inside", &e);
-        let root = root.try_clone_to_owned().map_err(cannot)?;
+        let root = root.clone();
         let (tell, told) = std::sync::mpsc::channel();
         let looking = std::thread::Builder::new().name("look-inside".into());
-        looking.spawn(move || tell.send(inside::look(root.as_fd(), &[]))).map_err(cannot)?;
+        looking.spawn(move || tell.send(inside::look(&root, &[]))).map_err(cannot)?;
         match told.recv_timeout(LOOK_LIMIT) {
             Ok(look) => look.map_err(cannot),
             Err(_) if self.force => Ok(inside::Look::default()),
@@ -195,7 +229,7 @@ impl Plan {
         }
     }
 
-    fn look_inside(&self, root: std::os::fd::BorrowedFd<'_>) -> Result<Vec<String>, Failure> {
+    fn look_inside(&self, root: &inside::Place) -> Result<Vec<String>, Failure> {
         let look = self.look_at_processes(root)?;
         let refusing: Vec<String> = look.refusing().map(ToString::to_string).collect();
         if !refusing.is_empty() && !self.force {
@@ -226,6 +260,8 @@ impl Plan {
             threads: THREADS,
             allow_other: rustix::process::geteuid().is_root(),
             standing: Standing::unknown(Mode::Enforce),
+            earlier: self.written.get(&marker.tree).copied(),
+            faults: self.faults,
         };
         let ears = Arc::new(Ears { tree: marker.tree.clone(), mail: self.mail.clone() });
         let mount = Mount::start(options, ears, self.clock.clone()).map_err(failed)?;
@@ -289,8 +325,10 @@ impl Daemon {
             check_only: request.check_only,
             known,
             cluster: self.file.cluster.clone(),
+            written: self.file.written.clone(),
             endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
             clock: self.clock.clone(),
+            faults: Faults::from_env(),
             mail: self.mail.clone(),
         }
     }

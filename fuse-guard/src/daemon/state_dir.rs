@@ -35,6 +35,9 @@ pub struct SessionFile {
     /// The leases that it had, and how far they had come.
     #[serde(default)]
     pub leases: BTreeMap<TreeId, LeaseNote>,
+    /// The last epoch of each tree that was written through a mount, whatever became of the session since (I6, renames).
+    #[serde(default)]
+    pub written: BTreeMap<TreeId, Epoch>,
 }
 
 /// What the daemon remembers of a lease: what a restarted one must not do again (DESIGN 3: once a release has left the daemon,
@@ -177,6 +180,7 @@ mod tests {
                 TreeId::random(),
                 LeaseNote { epoch: Epoch::from_raw(7), mounted: true, let_go: Some(LetGo::Released) },
             )]),
+            written: BTreeMap::from([(TreeId::random(), Epoch::from_raw(7))]),
         };
         state.save(&file).unwrap();
         assert_eq!(state.session().unwrap(), Some(file));

@@ -101,6 +101,9 @@ impl Fs {
     /// chmod, chown, truncate, utimens, in the order in which a later one cannot undo an earlier one.
     pub fn setattr(&self, who: Caller, seen: &Standing, id: u64, fh: Option<u64>, set: Changes) -> Result<Attributes> {
         let node = self.changeable(id)?;
+        if fh.is_none() {
+            self.settle_to_change(who, &node, seen)?;
+        }
         {
             let _acting = self.act(who)?;
             if set.uid.is_some() || set.gid.is_some() {
@@ -112,6 +115,8 @@ impl Fs {
             }
             if let Some(size) = set.size {
                 self.truncate(&node, fh, size)?;
+                // Cut to nothing, nothing of an earlier run is in it.
+                self.authors.wrote(who.pid, node.key, seen.epoch, size == 0, self.gate.now());
             }
             if set.atime.is_some() || set.mtime.is_some() {
                 let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };

@@ -6,9 +6,12 @@
 //! `index.lock` of before that turn, renamed into place after it, undoes what the other side has committed. A process that
 //! makes the file anew in this run may rename it, and so may any other process (`mv` by a person who looked).
 //!
+//! What was written through an earlier mount nobody remembers: so after another side's turn since, a process older than this
+//! mount moves nothing that it has not written through this one.
+//!
 //! # Does not know
 //!
-//! What was written through an earlier mount of a daemon that was restarted since.
+//! Processes that the kernel does not name (of another pid namespace): theirs are not judged.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -34,9 +37,19 @@ struct Process {
     started: u64,
 }
 
+/// Mounts before this one.
+#[derive(Debug, Clone, Copy)]
+struct Earlier {
+    /// The last epoch that was written through one of them.
+    epoch: Epoch,
+    /// When this mount began, as a process's start is counted.
+    ended: u64,
+}
+
 /// Who made or wrote what.
 #[derive(Default)]
 pub struct Authors {
+    earlier: Option<Earlier>,
     known: Mutex<BTreeMap<(Process, Key), Epoch>>,
     threads: Mutex<BTreeMap<u32, (BootTime, Process)>>,
 }
@@ -53,7 +66,19 @@ fn process_of(thread: u32) -> Option<Process> {
     Some(Process { pid, started })
 }
 
+/// Now, as a process's start is counted: the start of a thread that was just made.
+fn ticks() -> Option<u64> {
+    let read = || std::fs::read_to_string("/proc/thread-self/stat").ok().and_then(|stat| started(&stat));
+    std::thread::Builder::new().spawn(read).ok()?.join().ok()?
+}
+
 impl Authors {
+    /// For a mount that begins now; `earlier`: the last epoch that was written through a mount before it.
+    pub fn after(earlier: Option<Epoch>) -> Self {
+        let earlier = earlier.map(|epoch| Earlier { epoch, ended: ticks().unwrap_or(u64::MAX) });
+        Authors { earlier, ..Authors::default() }
+    }
+
     fn process(&self, thread: u32, now: BootTime) -> Option<Process> {
         if thread == 0 {
             return None;
@@ -88,10 +113,14 @@ impl Authors {
         *since = if anew { epoch } else { (*since).min(epoch) };
     }
 
-    /// Whether the process made or wrote the file before another side's turn.
+    /// Whether the process made or wrote the file before another side's turn, or may have.
     pub fn is_stale(&self, thread: u32, key: Key, stale_below: Epoch, now: BootTime) -> bool {
         let Some(process) = self.process(thread, now) else { return false };
-        lock(&self.known).get(&(process, key)).is_some_and(|epoch| *epoch < stale_below)
+        match lock(&self.known).get(&(process, key)) {
+            Some(epoch) => *epoch < stale_below,
+            // It may have been written through an earlier mount, and another side has had a turn since.
+            None => self.earlier.is_some_and(|e| e.epoch < stale_below && process.started < e.ended),
+        }
     }
 }
 
@@ -116,6 +145,22 @@ mod tests {
         assert!(authors.is_stale(me, key(7), epoch(5), now), "written to, but what was in it is still in it");
         authors.wrote(me, key(7), epoch(5), true, now);
         assert!(!authors.is_stale(me, key(7), epoch(5), now));
+    }
+
+    #[test]
+    fn what_an_older_process_may_have_written_through_an_earlier_mount_is_stale_after_another_sides_turn() {
+        let epoch = Epoch::from_raw;
+        let (me, now) = (std::process::id(), BootTime::default());
+        let began = process_of(me).unwrap().started;
+        let authors = |ended| Authors { earlier: Some(Earlier { epoch: epoch(4), ended }), ..Authors::default() };
+        let older = authors(began + 1);
+        assert!(!older.is_stale(me, key(7), epoch(4), now), "no turn since");
+        assert!(older.is_stale(me, key(7), epoch(5), now));
+        older.wrote(me, key(7), epoch(6), false, now);
+        assert!(!older.is_stale(me, key(7), epoch(5), now), "written through this mount");
+        assert!(!authors(began).is_stale(me, key(7), epoch(5), now), "the process is not older than the mount");
+        assert!(!Authors::after(None).is_stale(me, key(7), epoch(5), now), "there was no mount before");
+        assert!(ticks().unwrap() >= began);
     }
 
     #[test]

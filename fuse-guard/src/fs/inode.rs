@@ -62,6 +62,17 @@ pub struct Writable {
     pub pages: Option<Arc<OwnedFd>>,
 }
 
+/// The names by which the kernel may know a node.
+#[derive(Default)]
+struct Names {
+    /// Parent and name.
+    known: BTreeSet<(u64, OsString)>,
+    /// The run in which each of them was found to lead to the node ([`super::revalidate`]); 0: not all of them, in none.
+    run: u64,
+    /// The last one was found to lead elsewhere, and none has come since.
+    moved: bool,
+}
+
 /// One file, directory or other thing that the kernel knows.
 pub struct Node {
     /// What the kernel calls it.
@@ -81,7 +92,7 @@ pub struct Node {
     /// The generation of the dirty set that it is in.
     pub dirty_in: AtomicU64,
     lookups: AtomicU64,
-    names: Mutex<BTreeSet<(u64, OsString)>>,
+    names: Mutex<Names>,
     below_foreign: bool,
     /// Its own marker: 0 not looked, 1 none, 2 there is one.
     marker: AtomicU64,
@@ -137,18 +148,52 @@ impl Node {
     }
     /// The names by which the kernel may know it: parent and name.
     pub fn names(&self) -> Vec<(u64, OsString)> {
-        lock(&self.names).iter().cloned().collect()
+        lock(&self.names).known.iter().cloned().collect()
     }
-    /// It has this name.
-    pub fn add_name(&self, parent: u64, name: &OsStr) {
+    /// Whether the kernel may know it by another name than this one.
+    pub fn has_other_names(&self, parent: u64, name: &OsStr) -> bool {
+        lock(&self.names).known.iter().any(|(p, n)| *p != parent || n != name)
+    }
+    /// It has this name: found in the run `run`, or (0) in no run of ours.
+    pub fn add_name(&self, parent: u64, name: &OsStr, run: u64) {
         let mut names = lock(&self.names);
-        if !names.iter().any(|(p, n)| *p == parent && n == name) {
-            names.insert((parent, name.to_owned()));
+        let new = !names.known.iter().any(|(p, n)| *p == parent && n == name);
+        if new {
+            names.known.insert((parent, name.to_owned()));
+        }
+        names.moved = false;
+        if names.known.len() == 1 && run != 0 {
+            names.run = run;
+        } else if new && names.run != run {
+            names.run = 0;
         }
     }
     /// It has this name no more.
     pub fn drop_name(&self, parent: u64, name: &OsStr) {
-        lock(&self.names).remove(&(parent, name.to_owned()));
+        lock(&self.names).known.remove(&(parent, name.to_owned()));
+    }
+    /// This name leads elsewhere.
+    pub fn lose_name(&self, parent: u64, name: &OsStr) {
+        let mut names = lock(&self.names);
+        names.known.remove(&(parent, name.to_owned()));
+        names.moved = names.known.is_empty();
+    }
+    /// Whether all its names lead elsewhere.
+    pub fn is_moved(&self) -> bool {
+        lock(&self.names).moved
+    }
+    /// Whether every name of it was found to lead to it in this run.
+    pub fn named_in(&self, run: u64) -> bool {
+        lock(&self.names).run == run
+    }
+    /// These names lead to it, in this run. False: it has got others meanwhile.
+    pub fn set_named(&self, found: &[(u64, OsString)], run: u64) -> bool {
+        let mut names = lock(&self.names);
+        let all = names.known.iter().all(|name| found.contains(name));
+        if all {
+            names.run = run;
+        }
+        all
     }
 }
 
@@ -233,7 +278,9 @@ impl Nodes {
     }
 
     /// The kernel is about to learn of this file under this name: counts one lookup.
-    pub fn enter(&self, fd: OwnedFd, stat: &Statx, dir: &Node, name: &OsStr) -> Arc<Node> {
+    ///
+    /// `run`: of ours, in which the name was found; 0 if this side has none.
+    pub fn enter(&self, fd: OwnedFd, stat: &Statx, dir: &Node, name: &OsStr, run: u64) -> Arc<Node> {
         let (key, kind) = (Key::of(stat), u32::from(stat.stx_mode) & TYPE_BITS);
         // Before the table's lock: may look at the lower tree, once for each directory.
         let below_foreign = dir.is_foreign();
@@ -244,7 +291,7 @@ impl Nodes {
         {
             node.lookups.fetch_add(1, Ordering::Relaxed);
             drop(table);
-            node.add_name(dir.id, name);
+            node.add_name(dir.id, name, run);
             return node;
         }
         let natural = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < OWN_IDS;
@@ -265,7 +312,7 @@ impl Nodes {
             writable: Mutex::default(),
             dirty_in: AtomicU64::new(0),
             lookups: AtomicU64::new(1),
-            names: Mutex::new(BTreeSet::from([(dir.id, name.to_owned())])),
+            names: Mutex::new(Names { known: BTreeSet::from([(dir.id, name.to_owned())]), run, moved: false }),
             below_foreign,
             marker: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
@@ -315,6 +362,19 @@ impl Nodes {
         written.len()
     }
 
+    /// I6: a name of this file leads elsewhere since another side's turn: who comes with the old node is told ESTALE and looks
+    /// up again, and then finds this file under another node, where it still has a name.
+    pub fn replace(&self, node: &Node) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if node.id == ROOT || node.replaced.swap(true, Ordering::AcqRel) || !table.by_id.contains_key(&node.id) {
+            return;
+        }
+        if table.by_key.get(&node.key) == Some(&node.id) {
+            table.by_key.remove(&node.key);
+        }
+        table.replaced += 1;
+    }
+
     /// Nodes of that lower inode that belong to an earlier run and that the kernel still knows.
     pub fn replaced_of(&self, key: Key) -> Vec<Arc<Node>> {
         let table = self.read();
@@ -342,13 +402,13 @@ impl Nodes {
     /// A path below the root by which the kernel knew the node; for people.
     pub fn path_of(&self, node: &Node) -> String {
         let mut parts = Vec::new();
-        let mut at = lock(&node.names).first().cloned();
+        let mut at = lock(&node.names).known.first().cloned();
         while let Some((parent, name)) = at {
             parts.push(name.to_string_lossy().into_owned());
             if parent == ROOT || parts.len() > DEPTH {
                 break;
             }
-            at = self.get(parent).ok().and_then(|up| lock(&up.names).first().cloned());
+            at = self.get(parent).ok().and_then(|up| lock(&up.names).known.first().cloned());
         }
         if parts.is_empty() {
             return if node.id == ROOT { ".".into() } else { format!("inode {}", node.key.ino) };

@@ -4,6 +4,7 @@
 //!
 //! - I6, mapped pages: a page-cache write is judged by its inode, never by its handle (the kernel sends it under any writable
 //!   handle of the inode), and goes down through a plain read-write descriptor of the inode, never one with `O_APPEND`.
+//! - A page-cache write is taken whole or is an error, which msync and fsync tell.
 //! - One permit moves at most [`COPY_MAX`] bytes.
 //! - Who does not hold the lease writes no access times (`O_NOATIME`, where the owner of the process may ask for it).
 
@@ -74,13 +75,14 @@ impl Fs {
             return Ok(self.handles.add(Open::Status(self.status.contents(id)?)));
         }
         let node = self.nodes.get(id)?;
-        if opens_for_writing(flags) && node.is_replaced() {
-            return Err(reason::STALE);
-        }
         if !node.is_file() {
             return Err(if node.is_dir() { Errno::ISDIR } else { Errno::NXIO });
         }
         self.freshen(&node, seen)?;
+        self.settle(who, &node, seen)?;
+        if node.is_replaced() && (opens_for_writing(flags) || self.run_of(seen) != 0) {
+            return Err(reason::STALE);
+        }
         let asked = OFlags::from_bits_retain(flags as u32);
         let lower = lower_flags(asked);
         let fd = {
@@ -152,7 +154,23 @@ impl Fs {
             None => Arc::new(reopen(&node.fd, OFlags::RDWR)?),
         };
         self.dirty.wrote(&node, data.len() as u64);
-        write_all(&fd, offset, data)
+        let written = match write_all(&fd, offset, data) {
+            // The kernel does not look how much of a page-cache write was taken: what is not an error was written (m). So the rest
+            // is tried once more, for the error's name.
+            Ok(n) if n < data.len() && !self.faults.short_pages => {
+                let rest = &data[n..];
+                match write_all(&fd, offset + n as u64, rest) {
+                    Ok(more) if more == rest.len() => Ok(data.len()),
+                    Ok(_) => Err(Errno::IO),
+                    Err(why) => Err(why),
+                }
+            }
+            other => other,
+        };
+        if let Err(why) = written {
+            tracing::warn!(path = self.nodes.path_of(&node), %why, "mapped pages could not be written: msync and fsync say so");
+        }
+        written
     }
 
     /// close(2): on network storage this writes back and reports, as the storage's own client does.
@@ -270,6 +288,7 @@ impl Fs {
         }
         let node = self.nodes.get(id)?;
         self.freshen(&node, &seen)?;
+        self.settle(who, &node, &seen)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let _acting = self.act(who)?;
         let quiet = if seen.holds(self.gate.now()) { OFlags::empty() } else { OFlags::NOATIME };

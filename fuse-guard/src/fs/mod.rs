@@ -22,10 +22,12 @@ pub mod caller;
 pub mod dir;
 pub mod dirty;
 pub mod error;
+pub mod faults;
 pub mod handle;
 pub mod inode;
 pub mod io;
 pub mod names;
+mod revalidate;
 pub mod status_dir;
 pub mod writers;
 pub mod xattr;
@@ -43,6 +45,7 @@ use authors::Authors;
 use caller::{ActingAs, Caller, Callers};
 use dirty::{Dirty, Unfinished};
 use error::{Errno, Result, reason};
+use faults::Faults;
 use handle::Handles;
 use inode::{Node, Nodes, ROOT};
 use status_dir::StatusDir;
@@ -73,6 +76,8 @@ pub struct Fs {
     pub writers: Writers,
     /// The virtual `.treelease/`.
     pub status: StatusDir,
+    /// Rules that a control has switched off.
+    pub faults: Faults,
     callers: Callers,
     /// Whether the lower files may change without this kernel.
     network: bool,
@@ -140,6 +145,7 @@ impl Fs {
             authors: Authors::default(),
             writers: Writers::default(),
             status: StatusDir::default(),
+            faults: Faults::default(),
             callers: Callers::new(),
         })
     }

@@ -36,6 +36,7 @@ impl Fs {
             return Err(reason::HIDDEN);
         }
         self.freshen(&dir, &seen)?;
+        self.settle(who, &dir, &seen)?;
         let _acting = self.act(who)?;
         self.find(&dir, name, &seen)
     }
@@ -54,7 +55,9 @@ impl Fs {
             // The server may have given the number of a removed file to a new one: the node that we know is not this file then.
             self.nodes.drop_if_dead(Key::of(&stat));
         }
-        let node = self.nodes.enter(fd, &stat, dir, name);
+        let run = self.run_of(seen);
+        self.settle_other_names(Key::of(&stat), dir, name, run);
+        let node = self.nodes.enter(fd, &stat, dir, name, run);
         if !holds {
             node.set_fresh(seen.serial);
         } else if !node.is_fresh(seen.serial) {
@@ -77,12 +80,13 @@ impl Fs {
     }
 
     /// A directory in which a name is to be made or removed.
-    pub(super) fn dir_to_change(&self, parent: u64, seen: &Standing) -> Result<Arc<Node>> {
+    pub(super) fn dir_to_change(&self, who: Caller, parent: u64, seen: &Standing) -> Result<Arc<Node>> {
         let dir = self.changeable(parent)?;
         if dir.is_foreign() {
             return Err(reason::READ_ONLY);
         }
         self.freshen(&dir, seen)?;
+        self.settle_to_change(who, &dir, seen)?;
         Ok(dir)
     }
 
@@ -102,7 +106,7 @@ impl Fs {
     /// mkdir(2).
     pub fn mkdir(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
-        let dir = self.dir_to_change(parent, seen)?;
+        let dir = self.dir_to_change(who, parent, seen)?;
         let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
         let _acting = self.act(who)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
@@ -112,7 +116,7 @@ impl Fs {
     /// mknod(2): files, FIFOs, sockets and devices.
     pub fn mknod(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
-        let dir = self.dir_to_change(parent, seen)?;
+        let dir = self.dir_to_change(who, parent, seen)?;
         let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
         let major = (making.rdev >> 8) & 0xfff;
         let minor = (making.rdev & 0xff) | ((making.rdev >> 12) & 0xfff00);
@@ -130,7 +134,7 @@ impl Fs {
     /// symlink(2).
     pub fn symlink(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
         self.new_name(parent, name)?;
-        let dir = self.dir_to_change(parent, seen)?;
+        let dir = self.dir_to_change(who, parent, seen)?;
         let _acting = self.act(who)?;
         rustix::fs::symlinkat(target, &dir.fd, name)?;
         self.find(&dir, name, seen)
@@ -141,6 +145,7 @@ impl Fs {
         let seen = self.gate.standing();
         let node = self.nodes.get(id)?;
         self.freshen(&node, &seen)?;
+        self.settle(who, &node, &seen)?;
         let _acting = self.act(who)?;
         Ok(rustix::fs::readlinkat(&node.fd, "", Vec::new())?.into_bytes())
     }
@@ -149,7 +154,8 @@ impl Fs {
     pub fn link(&self, who: Caller, seen: &Standing, id: u64, parent: u64, name: &OsStr) -> Result<Entry> {
         self.new_name(parent, name)?;
         let node = self.changeable(id)?;
-        let dir = self.dir_to_change(parent, seen)?;
+        self.settle(who, &node, seen)?;
+        let dir = self.dir_to_change(who, parent, seen)?;
         self.not_of_an_earlier_run(who, node.key, seen)?;
         let _acting = self.act(who)?;
         // The magic link leads to the very inode; a symlink behind it is linked, not followed.
@@ -162,7 +168,7 @@ impl Fs {
         if is_hidden(name) {
             return Err(reason::HIDDEN);
         }
-        let dir = self.dir_to_change(parent, seen)?;
+        let dir = self.dir_to_change(who, parent, seen)?;
         let victim = self.key_at(&dir, name).and_then(|(key, _)| self.nodes.by_key(key));
         let _acting = self.act(who)?;
         rustix::fs::unlinkat(&dir.fd, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
@@ -187,7 +193,7 @@ impl Fs {
             return Err(reason::HIDDEN);
         }
         self.new_name(to.0, to.1)?;
-        let (old, new) = (self.dir_to_change(from.0, seen)?, self.dir_to_change(to.0, seen)?);
+        let (old, new) = (self.dir_to_change(who, from.0, seen)?, self.dir_to_change(who, to.0, seen)?);
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         if let Some((key, _)) = self.key_at(&old, from.1) {
             self.not_of_an_earlier_run(who, key, seen)?;
@@ -197,6 +203,10 @@ impl Fs {
         {
             self.not_of_an_earlier_run(who, key, seen)?;
         }
+        let replaced = match flags.contains(RenameFlags::EXCHANGE) {
+            false => self.key_at(&new, to.1).and_then(|(key, _)| self.nodes.by_key(key)),
+            true => None,
+        };
         {
             let _acting = self.act(who)?;
             if flags.is_empty() {
@@ -208,15 +218,19 @@ impl Fs {
         self.unfinished.gone(&old, from.1);
         self.unfinished.seen(&new, to.1);
         // The kernel moves its own entries without asking: so the names are moved here too.
+        let run = self.run_of(seen);
+        if let Some(replaced) = replaced {
+            replaced.drop_name(new.id, to.1);
+        }
         if let Some(moved) = self.key_at(&new, to.1).and_then(|(key, _)| self.nodes.by_key(key)) {
             moved.drop_name(old.id, from.1);
-            moved.add_name(new.id, to.1);
+            moved.add_name(new.id, to.1, run);
         }
         if flags.contains(RenameFlags::EXCHANGE) {
             self.unfinished.seen(&old, from.1);
             if let Some(moved) = self.key_at(&old, from.1).and_then(|(key, _)| self.nodes.by_key(key)) {
                 moved.drop_name(new.id, to.1);
-                moved.add_name(old.id, from.1);
+                moved.add_name(old.id, from.1, run);
             }
         }
         Ok(())
@@ -235,7 +249,7 @@ impl Fs {
         }
     }
 
-    /// open(O_CREAT): makes the file, or opens what is there.
+    /// open(O_CREAT): makes the file. ESTALE: there is one already.
     pub fn create(
         &self,
         who: Caller,
@@ -248,11 +262,11 @@ impl Fs {
             return Err(reason::READ_ONLY);
         }
         self.new_name(parent, name)?;
-        let dir = self.dir_to_change(parent, seen)?;
+        let dir = self.dir_to_change(who, parent, seen)?;
         let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
         let asked = OFlags::from_bits_retain(flags as u32);
-        let acting = self.act(who)?;
-        // Always exclusive: what exists already (a FIFO, a symlink put there meanwhile) is opened as itself, or not at all.
+        let _acting = self.act(who)?;
+        // Always exclusive: what exists already is not opened here.
         let excl = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&dir.fd, name, super::io::lower_flags(asked) | excl, Mode::from_raw_mode(mode)) {
             Ok(fd) => {
@@ -266,17 +280,9 @@ impl Fs {
                 let fh = self.add_handle(&entry.node, fd, asked, seen)?;
                 Ok((entry, fh))
             }
-            Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {
-                let entry = self.find(&dir, name, seen)?;
-                drop(acting);
-                match self.open(who, seen, entry.node.id, flags) {
-                    Ok(fh) => Ok((entry, fh)),
-                    Err(why) => {
-                        self.forget(entry.node.id, 1);
-                        Err(why)
-                    }
-                }
-            }
+            // The kernel did not know of it: it looks up again, and opens what is there as that is opened (a FIFO, a symlink, a
+            // file from which a program runs).
+            Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => Err(reason::STALE),
             Err(why) => Err(why),
         }
     }

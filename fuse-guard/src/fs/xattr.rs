@@ -8,6 +8,7 @@ use super::caller::Caller;
 use super::error::{Errno, Result};
 use super::status_dir::StatusDir;
 use super::{Fs, proc_path};
+use crate::gate::Standing;
 
 /// The largest value or list that Linux has.
 const XATTR_MAX: usize = 64 << 10;
@@ -34,15 +35,17 @@ impl Fs {
     }
 
     /// setxattr(2).
-    pub fn setxattr(&self, who: Caller, id: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+    pub fn setxattr(&self, who: Caller, seen: &Standing, id: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         let node = self.changeable(id)?;
+        self.settle_to_change(who, &node, seen)?;
         let _acting = self.act(who)?;
         rustix::fs::setxattr(proc_path(&node.fd), name, value, XattrFlags::from_bits_retain(flags as u32))
     }
 
     /// removexattr(2).
-    pub fn removexattr(&self, who: Caller, id: u64, name: &OsStr) -> Result<()> {
+    pub fn removexattr(&self, who: Caller, seen: &Standing, id: u64, name: &OsStr) -> Result<()> {
         let node = self.changeable(id)?;
+        self.settle_to_change(who, &node, seen)?;
         let _acting = self.act(who)?;
         rustix::fs::removexattr(proc_path(&node.fd), name)
     }

@@ -51,6 +51,9 @@ impl Call {
     fn carry_out<A: Answer>(self, permit: Permit, reply: A, work: impl FnOnce(&Fs, Caller, &Standing) -> Result<A::Value>) {
         let fs = &self.shared.fs;
         let standing = *permit.standing();
+        if self.op.changes_storage() {
+            crate::failpoint::here("call-admitted");
+        }
         let result = work(fs, self.who, &standing);
         reply.send(fs, self.finish(permit, result));
     }

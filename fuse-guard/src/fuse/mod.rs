@@ -5,13 +5,15 @@
 //! lock callbacks (process-owned locks of other processes, taken by one process, corrupt databases, m).
 
 mod answer;
+mod beneath;
 mod call;
 mod locks;
 mod mount;
 mod mounting;
 mod notify;
 
-pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead};
+pub use beneath::below_dead;
+pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead, lies_dead};
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -52,7 +54,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Who holds an exclusive lock on this file through a node of an earlier run (I6): it believes that it is alone.
     fn locked_in_an_earlier_run(&self, id: u64) -> Option<String> {
-        let node = self.fs.nodes.get(id).ok()?;
+        let node = self.fs.nodes.get(id).ok().filter(|_| !self.fs.faults.no_lock_check)?;
         let replaced = self.fs.nodes.replaced_of(node.key);
         if replaced.is_empty() {
             return None;
@@ -121,10 +123,14 @@ fn set_time(time: TimeOrNow) -> SetTime {
 
 impl Filesystem for Face {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not FUSE_ATOMIC_O_TRUNC: with it the open that cuts a file comes before the kernel has asked whether a program runs from
+        // it (ETXTBSY), and the program is gone.
+        if self.0.fs.faults.cut_at_open {
+            let _known = config.add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC);
+        }
         // Each alone: an older kernel may lack one of them.
         for flag in [
             InitFlags::FUSE_AUTO_INVAL_DATA,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -244,12 +250,17 @@ impl Filesystem for Face {
             return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0));
         }
         let call = self.call(req, Op::OpenWrite, ino);
-        if let Some(who) = self.0.locked_in_an_earlier_run(ino.0) {
-            tracing::warn!(ino = ino.0, holder = who, "an exclusive lock from before another side's turn is still held: EBUSY");
-            return call.refuse(crate::fs::error::reason::LOCKED, reply);
-        }
         let call = if flags.0 & nix::libc::O_TRUNC != 0 { Call { op: Op::Truncate, ..call } } else { call };
-        call.start(reply, move |fs, who, seen| fs.open(who, seen, ino.0, flags.0));
+        let shared = self.0.clone();
+        call.start(reply, move |fs, who, seen| {
+            // After a wait, as everything: another side's turn may lie in it.
+            if let Some(holder) = shared.locked_in_an_earlier_run(ino.0) {
+                let why = "an exclusive lock from before another side's turn is still held: EBUSY";
+                tracing::warn!(ino = ino.0, holder, "{why}");
+                return Err(reason::LOCKED);
+            }
+            fs.open(who, seen, ino.0, flags.0)
+        });
     }
 
     fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
@@ -318,7 +329,7 @@ impl Filesystem for Face {
         match fs.gate.admit(call.op, call.handle) {
             Admission::Permit(permit) => {
                 crate::failpoint::here("write-admitted");
-                let result = match pages {
+                let result = match pages && !fs.faults.pages_by_handle {
                     true => fs.write_pages(ino.0, offset, data),
                     false => fs.write(call.who, fh.0, offset, data, kill),
                 };
@@ -432,7 +443,7 @@ impl Filesystem for Face {
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _pos: u32, reply: ReplyEmpty) {
         let (name, value) = (name.to_owned(), value.to_owned());
         let call = self.call(req, Op::Setxattr, ino);
-        call.start(reply, move |fs, who, _| fs.setxattr(who, ino.0, &name, &value, flags));
+        call.start(reply, move |fs, who, seen| fs.setxattr(who, seen, ino.0, &name, &value, flags));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -445,7 +456,7 @@ impl Filesystem for Face {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_owned();
-        self.call(req, Op::Removexattr, ino).start(reply, move |fs, who, _| fs.removexattr(who, ino.0, &name));
+        self.call(req, Op::Removexattr, ino).start(reply, move |fs, who, seen| fs.removexattr(who, seen, ino.0, &name));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {

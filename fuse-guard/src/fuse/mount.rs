@@ -31,8 +31,10 @@ use treelease_client::words::time::BootTime;
 use super::locks;
 use super::mounting::{self, FSTYPE};
 use super::notify::Notify;
-use super::{Face, Shared};
+use super::{Face, Shared, beneath};
 use crate::fs::Fs;
+use crate::fs::authors::Authors;
+use crate::fs::faults::Faults;
 use crate::fs::inode::{Node, stat_fd};
 pub use crate::fs::writers::Writer;
 use crate::fs::writers::command_of;
@@ -64,6 +66,10 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// How the side stands at first.
     pub standing: Standing,
+    /// The last epoch that was written through an earlier mount of this tree, by this daemon or one before it.
+    pub earlier: Option<Epoch>,
+    /// Rules that a test has switched off.
+    pub faults: Faults,
 }
 
 /// Why a mount could not be made. Each message says what to do.
@@ -130,7 +136,7 @@ pub struct Mount {
     dropping: Arc<AtomicU64>,
 }
 
-fn absolute(at: &Path) -> Result<PathBuf, MountError> {
+pub(super) fn absolute(at: &Path) -> Result<PathBuf, MountError> {
     // The last part is not followed: it may be a dead mount, which answers nothing.
     let bad = |why: &dyn std::fmt::Display| MountError::BadPath(format!("{}: {why}", at.display()));
     let (above, name) = match (at.parent(), at.file_name()) {
@@ -145,8 +151,8 @@ fn absolute(at: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
-/// Takes away a dead mount of ours (its guard is gone: ENOTCONN) from a path, if there is one. True: there was.
-pub fn clear_dead(at: &Path) -> Result<bool, MountError> {
+/// Whether a dead mount of ours (its guard is gone: ENOTCONN) lies at a path.
+pub fn lies_dead(at: &Path) -> Result<bool, MountError> {
     let at = absolute(at)?;
     let (tell, told) = std::sync::mpsc::channel();
     let path = at.clone();
@@ -158,20 +164,27 @@ pub fn clear_dead(at: &Path) -> Result<bool, MountError> {
     let dead = told.recv_timeout(DEAD_LOOK).map_err(|_| {
         MountError::InTheWay(format!("{} does not answer: what is mounted there hangs; `umount -l` it first", at.display()))
     })?;
-    if !dead {
-        return Ok(false);
-    }
-    if mounting::top_at(&at).is_none_or(|top| top.fstype != FSTYPE) {
+    if dead && mounting::top_at(&at).is_none_or(|top| top.fstype != FSTYPE) {
         return Err(MountError::InTheWay(format!("a dead mount that is not ours is at {}: unmount it first", at.display())));
     }
-    match mounting::unmount(&at, true) {
-        Ok(()) => Ok(true),
-        Err(busy) => Err(MountError::System(format!("a dead mount at {}: {}", at.display(), busy.why))),
-    }
+    Ok(dead)
 }
 
-fn clear_the_way(at: &Path, lower: &OwnedFd) -> Result<(), MountError> {
-    if !clear_dead(at)? && mounting::top_at(at).is_some_and(|top| top.fstype == FSTYPE) {
+/// Takes away a dead mount of ours from a path, if there is one: for who cannot do better ([`super::beneath`]).
+pub fn clear_dead(at: &Path) -> Result<(), MountError> {
+    while lies_dead(at)? {
+        mounting::unmount(&absolute(at)?, true)
+            .map_err(|busy| MountError::System(format!("a dead mount at {}: {}", at.display(), busy.why)))?;
+    }
+    Ok(())
+}
+
+/// Whether the mount can be made at the path; true: in the place of a dead one.
+fn look_at_the_way(at: &Path, lower: &OwnedFd) -> Result<bool, MountError> {
+    if lies_dead(at)? {
+        return Ok(true);
+    }
+    if mounting::top_at(at).is_some_and(|top| top.fstype == FSTYPE) {
         return Err(MountError::InTheWay(format!("{} is guarded already: `treelease status` says by whom", at.display())));
     }
     let bad = |why: &dyn std::fmt::Display| MountError::BadPath(format!("{}: {why}", at.display()));
@@ -183,10 +196,10 @@ fn clear_the_way(at: &Path, lower: &OwnedFd) -> Result<(), MountError> {
     .map_err(|why| bad(&std::io::Error::from(why)))?;
     let key = |fd: &OwnedFd| stat_fd(fd, false).map(|stat| crate::fs::inode::Key::of(&stat));
     if key(&point).map_err(|why| bad(&why))? == key(lower).map_err(|why| bad(&why))? {
-        return Ok(());
+        return Ok(false);
     }
     match std::fs::read_dir(at).map_err(|why| bad(&why))?.next() {
-        None => Ok(()),
+        None => Ok(false),
         Some(_) => Err(MountError::InTheWay(format!(
             "{} is not empty and is not the tree's own directory: choose an empty one, or the tree itself",
             at.display()
@@ -194,26 +207,50 @@ fn clear_the_way(at: &Path, lower: &OwnedFd) -> Result<(), MountError> {
     }
 }
 
+/// A mount that is nowhere yet, and its device; None: this user or kernel cannot.
+fn make_detached(name: &str, allow_other: bool) -> Option<(std::fs::File, OwnedFd)> {
+    let device = mounting::open_device().ok()?;
+    match beneath::detached(&device, name, allow_other) {
+        Ok(tree) => Some((device, tree)),
+        Err(why) => {
+            tracing::info!(%why, "a mount cannot be made aside here: the dead one is taken away first");
+            None
+        }
+    }
+}
+
 impl Mount {
     /// Mounts a tree. Blocks.
     pub fn start(options: MountOptions, hooks: Arc<dyn Hooks>, clock: Arc<dyn Clock>) -> Result<Mount, MountError> {
-        let MountOptions { lower, lower_path, at, tree_name, threads, allow_other, standing } = options;
+        let MountOptions { lower, lower_path, at, tree_name, threads, allow_other, standing, earlier, faults } = options;
         let at = absolute(&at)?;
-        clear_the_way(&at, &lower)?;
+        let mut over_dead = look_at_the_way(&at, &lower)?;
         let descriptors = mounting::raise_descriptors();
         let lower_bad = |why| MountError::BadPath(format!("{}: {}", lower_path.display(), std::io::Error::from(why)));
         let gate = Gate::new(standing, clock, hooks.clone());
-        let fs = Fs::new(lower, gate).map_err(lower_bad)?;
+        let mut fs = Fs::new(lower, gate).map_err(lower_bad)?;
+        fs.faults = faults;
+        fs.authors = Authors::after(earlier.filter(|_| !faults.no_earlier_mount));
         if allow_other && !fs.can_act() {
             let says = "it needs CAP_SETUID and CAP_SETGID; or mount for this user alone";
             return Err(MountError::System(format!("this daemon cannot act as its callers: {says}")));
         }
         fs.dirty.begin(&fs.nodes.root().fd, Epoch::ZERO).map_err(lower_bad)?;
         let shared = Arc::new(Shared { fs, hooks, expire_only: AtomicBool::new(false), device: std::sync::OnceLock::new() });
-        let device = mounting::mount(&at, &tree_name, allow_other)?;
+        let (device, detached) =
+            match (over_dead && !faults.clear_first).then(|| make_detached(&tree_name, allow_other)).flatten() {
+                Some((device, tree)) => (device, Some(tree)),
+                None => {
+                    clear_dead(&at)?;
+                    over_dead = false;
+                    (mounting::mount(&at, &tree_name, allow_other)?, None)
+                }
+            };
         // From here on a failure must not leave a mount behind that nobody serves.
         let undo = |what: &str, why: String| {
-            let _left = mounting::unmount(&at, true);
+            if !over_dead {
+                let _left = mounting::unmount(&at, true);
+            }
             MountError::System(format!("{}: {what}: {why}", at.display()))
         };
         let notify = Notify::new(device.try_clone().map_err(|why| undo("/dev/fuse", why.to_string()))?);
@@ -228,6 +265,9 @@ impl Mount {
         let session = started
             .ok_or_else(|| undo("the kernel's first message", "did not come in time".into()))?
             .map_err(|why| undo("the kernel's first message", why.to_string()))?;
+        if let Some(tree) = detached {
+            beneath::take_over(&tree, &at)?;
+        }
         let device = mounting::top_at(&at).map(|top| top.device).unwrap_or_default();
         let _once = shared.device.set(device);
         Ok(Mount {

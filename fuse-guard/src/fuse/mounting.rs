@@ -10,7 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
@@ -25,6 +24,8 @@ const NAMED: usize = 32;
 
 /// One line of the mount table.
 pub(super) struct Mounted {
+    pub(super) id: u64,
+    parent: u64,
     pub(super) at: PathBuf,
     pub(super) fstype: String,
     pub(super) device: (u32, u32),
@@ -57,19 +58,45 @@ pub(super) fn table(text: &str) -> Vec<Mounted> {
         let left: Vec<&str> = left.split(' ').collect();
         let (major, minor) = left.get(2)?.split_once(':')?;
         let device = (major.parse().ok()?, minor.parse().ok()?);
-        Some(Mounted { at: unescape(left.get(4)?), fstype: right.split(' ').next()?.to_owned(), device })
+        Some(Mounted {
+            id: left[0].parse().ok()?,
+            parent: left.get(1)?.parse().ok()?,
+            at: unescape(left.get(4)?),
+            fstype: right.split(' ').next()?.to_owned(),
+            device,
+        })
     };
     text.lines().filter_map(parse).collect()
 }
 
+/// What is mounted at a path, the one on top last. Of this thread's namespace. The newest need not be on top: a mount can be put
+/// beneath another one.
+pub(super) fn stack_at(at: &Path) -> Vec<Mounted> {
+    let text = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    stack(table(&text), at)
+}
+
+fn stack(all: Vec<Mounted>, at: &Path) -> Vec<Mounted> {
+    let mut here: Vec<Mounted> = all.into_iter().filter(|mounted| mounted.at == at).collect();
+    let parents: Vec<u64> = here.iter().map(|mounted| mounted.parent).collect();
+    let mut next = here.iter().rposition(|mounted| !parents.contains(&mounted.id));
+    let mut stack = Vec::new();
+    while let Some(position) = next {
+        let mounted = here.remove(position);
+        next = here.iter().position(|below| below.id == mounted.parent);
+        stack.push(mounted);
+    }
+    stack.reverse();
+    stack
+}
+
 /// What is on top at a path.
 pub(super) fn top_at(at: &Path) -> Option<Mounted> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    table(&text).into_iter().rev().find(|mounted| mounted.at == at)
+    stack_at(at).pop()
 }
 
 /// Opens /dev/fuse, or says what is missing.
-fn open_device() -> Result<File, MountError> {
+pub(super) fn open_device() -> Result<File, MountError> {
     File::options().read(true).write(true).open("/dev/fuse").map_err(|why| {
         let says = match why.kind() {
             std::io::ErrorKind::PermissionDenied => "as root user: `chmod 666 /dev/fuse` (what distributions do by udev)",
@@ -189,9 +216,9 @@ pub(super) fn inside(at: &Path) -> Vec<(u32, String)> {
     found
 }
 
-/// Whether a path answers that its FUSE server is gone.
+/// Whether a path answers that its FUSE server is gone. Not by `stat`: the kernel may still believe attributes of before.
 pub(super) fn is_dead(at: &Path) -> bool {
-    std::fs::metadata(at).is_err_and(|why| why.raw_os_error() == Some(libc::ENOTCONN))
+    rustix::fs::statfs(at).is_err_and(|why| why == rustix::io::Errno::NOTCONN)
 }
 
 /// As many descriptors as this process may have: one for each inode that the kernel knows.
@@ -213,5 +240,14 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].at, PathBuf::from("/mnt/a b"));
         assert_eq!((mounts[1].fstype.as_str(), mounts[1].device), (FSTYPE, (0, 45)));
+    }
+
+    #[test]
+    fn on_top_is_what_has_nothing_on_it_whatever_came_last() {
+        // 40 was there; 41 was put beneath it; 39 is at the same path, below a mount that hides it.
+        let text = "39 20 0:44 / /t rw - tmpfs x rw\n30 25 8:1 / /t rw - ext4 /dev/a rw\n\
+                    40 41 0:45 / /t rw - fuse.treelease treelease:dev rw\n41 30 0:46 / /t rw - fuse.treelease treelease:dev rw\n";
+        let ids: Vec<u64> = stack(table(text), Path::new("/t")).iter().map(|mounted| mounted.id).collect();
+        assert_eq!(ids, [30, 41, 40]);
     }
 }

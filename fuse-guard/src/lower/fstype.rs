@@ -102,8 +102,8 @@ pub fn look(lower: BorrowedFd<'_>, path: &Path) -> Result<LowerFs, Unfit> {
     let id = statx(lower, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)
         .map_err(|e| failed("ask for its mount", e))?
         .stx_mnt_id;
-    let mounts =
-        mountinfo::of("self").map_err(|e| Unfit::new(Code::Internal, format!("/proc/self/mountinfo cannot be read: {e}")))?;
+    let mounts = mountinfo::of("thread-self")
+        .map_err(|e| Unfit::new(Code::Internal, format!("/proc/self/mountinfo cannot be read: {e}")))?;
     let mount = mounts.iter().find(|m| m.id == id);
     judge(kind(magic), mount, path)
 }

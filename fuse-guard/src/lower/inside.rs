@@ -75,16 +75,18 @@ impl Look {
 }
 
 /// Where the lower root lies, whatever the paths that lead to it.
-struct Place {
+#[derive(Debug, Clone)]
+pub struct Place {
     device: String,
     inner: PathBuf,
 }
 
 impl Place {
-    fn of(lower: BorrowedFd<'_>) -> io::Result<Place> {
+    /// Of an opened root, in the mount namespace of this thread.
+    pub fn of(lower: BorrowedFd<'_>) -> io::Result<Place> {
         let id = statx(lower, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?.stx_mnt_id;
         let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&lower)))?;
-        let mounts = mountinfo::of("self")?;
+        let mounts = mountinfo::of("thread-self")?;
         let mount = mounts.into_iter().find(|m| m.id == id);
         let found = mount.and_then(|m| Some(Place { inner: m.inner_path(&path)?, device: m.device }));
         found.ok_or_else(|| io::Error::other(format!("the mount of {} is not in /proc/self/mountinfo", path.display())))
@@ -95,9 +97,8 @@ impl Place {
     }
 }
 
-/// Lists who is inside the directory that `lower` is open on. `skip` are processes that are known (this daemon itself always is).
-pub fn look(lower: BorrowedFd<'_>, skip: &[u32]) -> io::Result<Look> {
-    let place = Place::of(lower)?;
+/// Lists who is inside that directory. `skip` are processes that are known (this daemon itself always is).
+pub fn look(place: &Place, skip: &[u32]) -> io::Result<Look> {
     let mut found = Look::default();
     // Another side's guard on this machine is no way past a guard: what it has open there, it opened for its own holder.
     let executable = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).map(|path| undeleted(&path)).ok();
@@ -108,7 +109,7 @@ pub fn look(lower: BorrowedFd<'_>, skip: &[u32]) -> io::Result<Look> {
         if pid == std::process::id() || skip.contains(&pid) || is_a_guard() {
             continue;
         }
-        match one(pid, &place) {
+        match one(pid, place) {
             Ok(inside) => found.inside.extend(inside),
             // It ended meanwhile, or it is a thread of the kernel (no mounts of its own to read).
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => found.unseen += 1,
@@ -230,7 +231,7 @@ mod tests {
 
     fn found(dir: &Path, pid: u32) -> Vec<What> {
         let fd = std::fs::File::open(dir).unwrap();
-        let look = look(fd.as_fd(), &[]).unwrap();
+        let look = look(&Place::of(fd.as_fd()).unwrap(), &[]).unwrap();
         look.inside.into_iter().filter(|i| i.pid == pid).map(|i| i.what).collect()
     }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use treelease_client::words::clock::{Clock, ManualClock};
 use treelease_client::words::epoch::{Epoch, RunStart};
 use treelease_client::words::policy::{Mode, OnClose};
+use treelease_guard::fs::faults::Faults;
 use treelease_guard::fuse::{Mount, MountError, MountOptions};
 use treelease_guard::gate::{Hooks, LateWrite, Outcome, Refused, Right, Standing};
 
@@ -72,6 +73,11 @@ impl Tree {
     }
 
     pub fn mounted(allow_other: bool, prepare: impl FnOnce(&Path)) -> Self {
+        Self::with(Faults::default(), None, allow_other, prepare)
+    }
+
+    /// With rules switched off, and after an earlier mount that wrote in that epoch.
+    pub fn with(faults: Faults, earlier: Option<u64>, allow_other: bool, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (lower, at) = (dir.path().join("lower"), dir.path().join("at"));
         std::fs::create_dir(&lower).unwrap();
@@ -80,7 +86,7 @@ impl Tree {
         let (ears, clock) = (Arc::new(Ears::default()), Arc::new(ManualClock::new()));
         // Other users must be able to reach it.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mount = start(&lower, &at, allow_other, &ears, &clock).unwrap();
+        let mount = start_with(&lower, &at, allow_other, &ears, &clock, faults, earlier).unwrap();
         Tree { mount: Arc::new(mount), ears, clock, lower, at, _dir: dir }
     }
 
@@ -138,6 +144,18 @@ pub fn start(
     ears: &Arc<Ears>,
     clock: &Arc<ManualClock>,
 ) -> Result<Mount, MountError> {
+    start_with(lower, at, allow_other, ears, clock, Faults::default(), None)
+}
+
+fn start_with(
+    lower: &Path,
+    at: &Path,
+    allow_other: bool,
+    ears: &Arc<Ears>,
+    clock: &Arc<ManualClock>,
+    faults: Faults,
+    earlier: Option<u64>,
+) -> Result<Mount, MountError> {
     let options = MountOptions {
         lower: open_root(lower),
         lower_path: lower.into(),
@@ -146,6 +164,8 @@ pub fn start(
         threads: 4,
         allow_other: allow_other && rustix::process::geteuid().is_root(),
         standing: reader(),
+        earlier: earlier.map(Epoch::from_raw),
+        faults,
     };
     Mount::start(options, ears.clone(), clock.clone() as Arc<dyn Clock>)
 }

@@ -547,6 +547,8 @@ impl TreeSide {
     /// This side has a session again.
     pub fn handle_session_opened(&mut self, now: BootTime) {
         self.retry_at = None;
+        // A first write may wait for the lease from now on.
+        self.change_kind();
         if std::mem::take(&mut self.come_back) {
             // As a first write would: it comes back if it is free, and gives way to whoever is busy with it.
             self.first_write_until = Some(now.after(FIRST_WRITE_WAIT + self.policy.idle));

@@ -1,0 +1,40 @@
+//! Rules that a positive control switches off, to see the damage that they prevent. Nothing but a test sets one.
+
+/// Which rules are off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// A call goes to the inode that was looked up before another side's turn, whatever has the name now.
+    pub no_second_look: bool,
+    /// The kernel cuts a file as it opens it, before it asks whether a program is running from it.
+    pub cut_at_open: bool,
+    /// A page-cache write of which the storage took a part only is no error.
+    pub short_pages: bool,
+    /// A page-cache write goes down through the handle that the kernel names.
+    pub pages_by_handle: bool,
+    /// An old exclusive lock keeps nobody out.
+    pub no_lock_check: bool,
+    /// What was written through an earlier mount may be renamed into place.
+    pub no_earlier_mount: bool,
+    /// A dead mount is taken away before the new one stands.
+    pub clear_first: bool,
+}
+
+impl Faults {
+    /// As `TREELEASE_TEST_FAULT` names them. Debug builds only.
+    pub fn from_env() -> Self {
+        if !cfg!(debug_assertions) {
+            return Self::default();
+        }
+        let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
+        let has = |name: &str| named.split(',').any(|n| n == name);
+        Self {
+            no_second_look: has("no_second_look"),
+            cut_at_open: has("cut_at_open"),
+            short_pages: has("short_pages"),
+            pages_by_handle: has("pages_by_handle"),
+            no_lock_check: has("no_lock_check"),
+            no_earlier_mount: has("no_earlier_mount"),
+            clear_first: has("clear_first"),
+        }
+    }
+}
