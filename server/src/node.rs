@@ -88,7 +88,7 @@ impl Node {
         set.insert(config.node_id, address.clone());
         warn_of_another_set(&identity, &set);
         let former = Arc::new(Former::new(dir.clone(), identity, set, consensus.clone(), fail.clone()));
-        let clock: Arc<dyn Clock> = Arc::new(ServerClock);
+        let clock: Arc<dyn Clock> = Arc::new(ServerClock::new());
         let seat = Arc::new(Seat::new());
         let (closing, stop_leading) = (CancellationToken::new(), CancellationToken::new());
         let counts = Arc::new(Telemetry::default());
