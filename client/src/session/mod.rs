@@ -230,6 +230,11 @@ impl SessionCore {
         self.next_number
     }
 
+    /// Whether an answer to this renewal would count.
+    pub fn waits_for(&self, number: u64) -> bool {
+        self.in_flight.contains_key(&number)
+    }
+
     /// Why the session has ended, by the server's word.
     pub fn ended(&self) -> Option<&str> {
         self.ended.as_deref()

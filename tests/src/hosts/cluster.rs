@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::processes::{Signal, signal};
 use super::{executable, wait_for};
 
 /// How long the nodes may take until they serve.
@@ -56,6 +57,24 @@ impl Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn stop(&mut self, node: usize) {
+        if let Some(mut child) = self.children[node - 1].take() {
+            signal(child.id(), Signal::TERM);
+            wait_for(START, "the node stops", || child.try_wait().expect("our child").is_some());
+        }
+    }
+
+    /// Stands still (SIGSTOP): it accepts connections, and never answers.
+    pub fn pause(&self, node: usize) {
+        signal(self.children[node - 1].as_ref().expect("it runs").id(), Signal::STOP);
+    }
+
+    /// Goes on.
+    pub fn resume(&self, node: usize) {
+        signal(self.children[node - 1].as_ref().expect("it runs").id(), Signal::CONT);
     }
 
     /// All three, as endpoints in a configuration.
