@@ -57,7 +57,12 @@ fn a_pause_that_this_machine_does_not_see_is_found_by_the_servers_clock_and_shut
     let entry = told(&side).unwrap();
     assert_eq!((&entry["side"], &entry["epoch"]), (&"workstation".into(), &epoch), "{entry}");
     assert!(entry["reason"].as_str().unwrap().contains("paused or copied"), "{entry}");
-    assert_eq!(run.wait().unwrap().code(), Some(79), "the right to write was gone, so the command under it has ended");
+    let mut ended = None;
+    wait_for(SOON, "the command under the lease ends: the right to write was gone", || {
+        ended = run.try_wait().expect("our child");
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(79));
     wait_for(SOON, "a later renewal opens again", || std::fs::write(side.at("dev").join("after"), "x").is_ok());
     let tree = side.tree_status("dev");
     assert_eq!(tree["epoch"], epoch, "the lease is the same: {tree}");
