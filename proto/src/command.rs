@@ -42,6 +42,13 @@ pub enum Command {
         /// Under which leadership this was decided.
         decided_under: Leadership,
     },
+    /// Two machines renewed one session: one is a copy of the other. Only the leader that saw it proposes it.
+    EndCopied {
+        /// Which.
+        session: SessionId,
+        /// In which run of the daemon; ignored in another one.
+        incarnation: u64,
+    },
     /// A tree's cooling is over. As `ExpireSession`.
     EndGrace {
         /// Which tree.
@@ -361,11 +368,15 @@ pub enum EventKind {
     Freed,
     /// After a break: the old holder's gate is shut.
     GateClosed,
+    /// A lease ended because two machines renewed its session: one is a copy of the other.
+    Copied,
+    /// A side's clock and the server's disagree: its gate was shut until a later renewal.
+    ClockDisagrees,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [EventKind; 28] = {
+    pub const ALL: [EventKind; 30] = {
         use EventKind::*;
         [
             Granted,
@@ -396,6 +407,8 @@ impl EventKind {
             Added,
             Freed,
             GateClosed,
+            Copied,
+            ClockDisagrees,
         ]
     };
     /// As in JSON.
@@ -430,6 +443,8 @@ impl EventKind {
             Added => "added",
             Freed => "freed",
             GateClosed => "gate_closed",
+            Copied => "copied",
+            ClockDisagrees => "clock_disagrees",
         }
     }
     /// The kind of that name.

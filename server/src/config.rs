@@ -62,7 +62,7 @@ pub struct Flags {
     /// Where log and vote are kept: sled [default: sled]
     #[arg(long, value_name = "sled|redb")]
     pub store: Option<String>,
-    /// Plain HTTP for health and metrics
+    /// Plain HTTP for health and metrics (/healthz, /readyz, /metrics); no names, no token
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
     /// A file with a token that every caller must show
@@ -114,6 +114,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// The other nodes of the cluster that it is to form, by their numbers.
     pub peers: BTreeMap<NodeId, String>,
+    /// Where health and metrics are told, over plain HTTP; empty: nowhere.
+    pub admin: Vec<SocketAddr>,
     /// The token that every caller must show.
     pub token: Option<Token>,
     /// The pace of the agreement.
@@ -150,6 +152,7 @@ impl Config {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             advertise: None,
             peers: BTreeMap::new(),
+            admin: Vec::new(),
             token: None,
             pace: Pace::default(),
         }
@@ -193,8 +196,9 @@ impl Config {
             advertise = Some(listen_text);
         }
         let pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
+        let admin = flags.admin.or(file.admin).map(|text| resolve("admin", &text)).transpose()?.unwrap_or_default();
         let token = flags.token_file.or(file.token_file).as_deref().map(read_token).transpose()?;
-        Ok(Self { node_id, data_dir, listen, advertise, peers, token, pace })
+        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, pace })
     }
 }
 
@@ -204,9 +208,6 @@ fn not_yet(flags: &Flags, file: &File) -> Result<()> {
         None | Some("sled") => {}
         Some("redb") => return Err(Failure::config("--store redb is not in this version; use --store sled, the default")),
         Some(other) => return Err(Failure::config(format!("--store {other}: there is no such store; use sled"))),
-    }
-    if flags.admin.is_some() || file.admin.is_some() {
-        return Err(Failure::config("--admin (health and metrics over HTTP) is not in this version; leave it out"));
     }
     if let Some(name) = file.fence.keys().next() {
         return Err(Failure::config(format!(

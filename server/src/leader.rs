@@ -21,6 +21,7 @@ use treelease_proto::command::{Answer, Command, Leadership};
 
 use crate::consensus::Consensus;
 use crate::expiry::Timers;
+use crate::telemetry::Telemetry;
 
 /// How often the timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -71,6 +72,8 @@ pub struct Leader {
     pub seat: Arc<Seat>,
     /// A server's clock.
     pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub counts: Arc<Telemetry>,
 }
 
 impl Leader {
@@ -191,10 +194,14 @@ impl Leader {
     fn settle(&self, command: &Command, answer: &Answer) {
         match (command, answer) {
             (Command::ExpireSession { session, .. }, Answer::Done) => {
+                self.counts.expired.add();
                 tracing::info!(%session, "session expired");
                 self.seat.timers().ended(session);
             }
-            (Command::EndGrace { tree, epoch, .. }, Answer::Done) => tracing::info!(%tree, %epoch, "grace ended"),
+            (Command::EndGrace { tree, epoch, .. }, Answer::Done) => {
+                self.counts.graces.add();
+                tracing::info!(%tree, %epoch, "grace ended");
+            }
             // It was applied and did nothing. If what it named is gone, the next tick forgets it; else it is due again.
             (Command::ExpireSession { session, .. }, _) => self.seat.timers().undoom(session),
             (Command::EndGrace { tree, .. }, _) => self.seat.timers().ungrace(tree),

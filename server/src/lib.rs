@@ -3,7 +3,8 @@
 //! ```text
 //! main ─▶ node ─▶ api ─────────────▶ consensus ─▶ lease (pure)
 //!           │                           │
-//!           └──▶ leader ─▶ expiry       └──────▶ store
+//!           ├──▶ leader ─▶ expiry       └──────▶ store
+//!           ├──▶ admin ─▶ consensus
 //!                  └─────▶ consensus
 //! ```
 //!
@@ -16,10 +17,13 @@
 //! | [`formation`] | how empty nodes become one cluster |
 //! | [`leader`] | what this node does while it leads |
 //! | [`api`] | the gRPC service |
+//! | [`admin`] | health and metrics over HTTP |
+//! | [`telemetry`] | what this node counts |
 //! | [`node`] | one node, wired together and taken down in order |
 //! | [`config`] | flags and file to one checked value |
 //! | [`failure`] | what ends a node, with its exit code |
 
+pub mod admin;
 pub mod api;
 pub mod config;
 pub mod consensus;
@@ -30,3 +34,4 @@ pub mod leader;
 pub mod lease;
 pub mod node;
 pub mod store;
+pub mod telemetry;

@@ -7,6 +7,7 @@
 //! thread that writes is joined, the lock goes. It decides nothing.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use treelease_proto::command::{Answer, Command};
 use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::time::Ttl;
 
+use crate::admin::{self, Admin};
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
@@ -30,6 +32,7 @@ use crate::leader::{Leader, Seat};
 use crate::store::files;
 use crate::store::identity::Identity;
 use crate::store::lock::DirLock;
+use crate::telemetry::Telemetry;
 
 /// How long the whole end may take.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +56,7 @@ pub struct Node {
     closing: CancellationToken,
     /// Ends the leader's task.
     stop_leading: CancellationToken,
+    admin_address: Option<SocketAddr>,
     api: JoinHandle<()>,
     leader: JoinHandle<()>,
     _lock: DirLock,
@@ -67,6 +71,7 @@ impl Node {
         let listener = bind(&config).await?;
         let bound = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
         let address = config.advertise.clone().unwrap_or_else(|| bound.to_string());
+        let admin = if config.admin.is_empty() { None } else { Some(admin::bind(&config.admin)?) };
         let address_file = dir.join("address");
         remove_address(&address_file)?;
 
@@ -83,17 +88,29 @@ impl Node {
         set.insert(config.node_id, address.clone());
         warn_of_another_set(&identity, &set);
         let former = Arc::new(Former::new(dir.clone(), identity, set, consensus.clone(), fail.clone()));
-        let clock: Arc<dyn Clock> = Arc::new(ServerClock);
+        let clock: Arc<dyn Clock> = Arc::new(ServerClock::new());
         let seat = Arc::new(Seat::new());
         let (closing, stop_leading) = (CancellationToken::new(), CancellationToken::new());
-        let leader = Leader { consensus: consensus.clone(), seat: seat.clone(), clock: clock.clone() };
+        let counts = Arc::new(Telemetry::default());
+        let leader = Leader { consensus: consensus.clone(), seat: seat.clone(), clock: clock.clone(), counts: counts.clone() };
         let leader = tokio::spawn(leader.run(stop_leading.clone()));
         let known = Arc::new(OnceLock::new());
+        let admin_address = match admin {
+            Some(listener) => {
+                let at = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
+                let (consensus, seat, cluster, counts) = (consensus.clone(), seat.clone(), known.clone(), counts.clone());
+                Admin { consensus, seat, cluster, counts, fail: fail.clone() }.start(listener, closing.clone())?;
+                tracing::info!(address = %at, "health and metrics");
+                Some(at)
+            }
+            None => None,
+        };
         let api = Api {
             consensus: consensus.clone(),
             seat: seat.clone(),
             clock: clock.clone(),
             former: former.clone(),
+            counts,
             cluster: known.clone(),
             closing: closing.clone(),
         };
@@ -122,7 +139,19 @@ impl Node {
         };
         // With several nodes it serves already, and nobody waits for this word.
         let _ = gate.send(());
-        let node = Self { address, cluster, address_file, consensus, fail, closing, stop_leading, api, leader, _lock: lock };
+        let node = Self {
+            address,
+            cluster,
+            address_file,
+            consensus,
+            fail,
+            closing,
+            stop_leading,
+            admin_address,
+            api,
+            leader,
+            _lock: lock,
+        };
         if let Err(e) = files::replace(&node.address_file, format!("{}\n", node.address).as_bytes()) {
             let failure = Failure::storage(format!("cannot write {}: {e}; is the disk full?", node.address_file.display()));
             node.stop().await;
@@ -135,6 +164,11 @@ impl Node {
     /// Where it is reached: `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where health and metrics are told, if they are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// The cluster that it belongs to.

@@ -190,6 +190,35 @@ async fn commands_that_come_together_share_entries_and_every_commit_is_synced() 
 }
 
 #[tokio::test]
+async fn i2_a_session_that_two_machines_renew_ends_for_both_and_the_history_says_why() {
+    let (_dir, node, caller) = node().await;
+    let session = caller.open("workstation", TTL).await;
+    let tree = caller.add_tree("dev").await;
+    caller.acquire(&tree, &session).await;
+    let first = caller.renew(&session, 1, 0).await;
+    // Both go on from here: one learns of a later nonce than the other.
+    let one = caller.renew(&session, 2, first.nonce).await;
+    let other = caller.renew(&session, 2, first.nonce).await;
+    assert!(one.alive && other.alive && one.nonce != other.nonce, "it looks like a repeated request");
+    assert!(caller.renew(&session, 3, one.nonce).await.alive);
+    for (number, nonce) in [(3, other.nonce), (4, one.nonce), (4, other.nonce)] {
+        let answer = caller.renew(&session, number, nonce).await;
+        assert!(!answer.alive && answer.pairs.is_empty(), "{answer:?}");
+    }
+    let status = caller.status().await;
+    assert_eq!((status.sessions.len(), status.trees[0].state.as_str()), (0, "cooling"));
+    assert!(status.trees[0].remaining_ms.unwrap() > 15_000, "a full TTL and grace: {:?}", status.trees[0].remaining_ms);
+    let history = caller.history("dev").await;
+    let copied = history.iter().find(|e| e.event == "copied").unwrap_or_else(|| panic!("{history:?}"));
+    assert_eq!((copied.side.as_str(), copied.end.as_str(), copied.epoch), ("workstation", "unclean", 1));
+    assert!(copied.reason.contains("two machines"), "{}", copied.reason);
+    // One of them has a new session, and waits like anybody.
+    let again = caller.open("workstation", TTL).await;
+    assert!(matches!(caller.command(acquire(&tree, &again)).await, Answer::Queued { .. }));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_repeated_request_key_does_nothing_twice() {
     let (_dir, node, caller) = node().await;
     let session = caller.open("workstation", TTL).await;
@@ -211,6 +240,7 @@ async fn what_only_a_server_decides_is_refused_from_outside_and_not_logged() {
     for command in [
         Command::Lead { node: 1 },
         Command::ExpireSession { session: session.clone(), decided_under },
+        Command::EndCopied { session: session.clone(), incarnation: 1 },
         Command::Found { cluster: ClusterId::random(), ttl_min: Ttl::MIN, ttl_max: Ttl::MAX },
     ] {
         let Answer::Refused(refusal) = caller.command(command).await else { panic!("not refused") };

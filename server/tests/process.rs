@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::{Caller, until};
 use treelease_proto::command::{Answer, Command};
 use treelease_proto::id::{SessionId, TreeId};
+use treelease_proto::wire;
 
 const TTL: Duration = Duration::from_secs(600);
 
@@ -70,6 +71,49 @@ async fn sigterm_ends_the_process_in_order() {
     let (code, _) = end(&mut server.child).await;
     assert_eq!(code, 0);
     assert!(!dir.path().join("address").exists());
+}
+
+#[tokio::test]
+async fn i3_a_server_that_stood_still_for_longer_than_a_ttl_expires_nobody_who_renews_when_it_goes_on() {
+    let ttl = Duration::from_secs(5);
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    let caller = Caller::new(&server.address);
+    let (eager, gone) = (caller.open("workstation", ttl).await, caller.open("pod", ttl).await);
+    let (held, lost) = (caller.add_tree("dev").await, caller.add_tree("docs").await);
+    let grant = caller.acquire(&held, &eager).await;
+    caller.acquire(&lost, &gone).await;
+    assert!(caller.renew(&eager, 1, 0).await.alive);
+
+    server.signal(rustix::process::Signal::STOP);
+    // What is tested is that so much time makes no difference.
+    tokio::time::sleep(ttl + Duration::from_secs(2)).await;
+    server.signal(rustix::process::Signal::CONT);
+    let caller = &Caller::new(&server.address);
+    let (answered, session) = (&std::sync::Mutex::new(None), eager.to_string());
+    let mut number = 1;
+    until("a renewal is answered", || {
+        number += 1;
+        let renewal = wire::RenewRequest { session: session.clone(), incarnation: 1, number, ..Default::default() };
+        async move {
+            let answer = caller.try_renew(renewal).await.ok();
+            *answered.lock().unwrap() = answer;
+            answered.lock().unwrap().is_some()
+        }
+    })
+    .await;
+    let answer = answered.lock().unwrap().take().unwrap();
+    assert!(answer.alive, "{}", answer.why_not);
+    assert_eq!((answer.pairs.len(), answer.pairs[0].epoch), (1, grant.epoch.get()));
+    // The control: who does not renew expires all the same, a full TTL later.
+    let expired = |tree: &'static str| async move { caller.history(tree).await.iter().any(|e| e.event == "expired") };
+    until("the other one expires", || {
+        number += 1;
+        let renewal = wire::RenewRequest { session: session.clone(), incarnation: 1, number, ..Default::default() };
+        async move { caller.try_renew(renewal).await.is_ok_and(|answer| answer.alive) && expired("docs").await }
+    })
+    .await;
+    assert!(!expired("dev").await);
 }
 
 #[tokio::test]

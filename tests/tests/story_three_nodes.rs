@@ -1,8 +1,12 @@
 //! Two sides of a cluster of three nodes: one node's end is nobody's business but the operator's (DESIGN 7).
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use treelease_tests::hosts::{Timer, World, quick, wait_for};
+use treelease_tests::hosts::{Cluster, Side, Timer, World, quick, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 /// More than a time to live: a session that was not renewed would have expired.
@@ -44,6 +48,58 @@ fn writing_goes_on_while_the_leader_is_killed_and_the_lease_still_moves_afterwar
 }
 
 #[test]
+fn a_holder_keeps_its_lease_and_writes_on_through_the_loss_of_any_one_node() {
+    let world = World::new();
+    let mut cluster = world.cluster();
+    let (side, epoch) = holder(&world, &cluster, "12s");
+    let writer = Writer::start(side.at("dev").join("f"));
+    for node in 1..=3 {
+        // Each one is away for longer than the session lives: one is killed, the others accept calls and never answer.
+        match node {
+            2 => cluster.kill(node),
+            _ => cluster.pause(node),
+        }
+        std::thread::sleep(Duration::from_secs(14));
+        writer.goes_on();
+        match node {
+            2 => cluster.start_node(node),
+            _ => cluster.resume(node),
+        }
+        all_answer(&side);
+    }
+    writer.ends_well();
+    kept(&side, epoch);
+}
+
+#[test]
+fn a_holder_keeps_its_lease_and_writes_on_through_a_rolling_restart() {
+    let world = World::new();
+    let mut cluster = world.cluster();
+    let (side, epoch) = holder(&world, &cluster, "12s");
+    let writer = Writer::start(side.at("dev").join("f"));
+    for node in 1..=3 {
+        cluster.stop(node);
+        writer.goes_on();
+        cluster.start_node(node);
+        cluster.wait_serving(node);
+        all_answer(&side);
+    }
+    writer.ends_well();
+    kept(&side, epoch);
+}
+
+#[test]
+fn control_without_two_nodes_the_writer_is_told_at_the_deadline() {
+    let world = World::new();
+    let mut cluster = world.cluster();
+    let (side, _) = holder(&world, &cluster, "6s");
+    let writer = Writer::start(side.at("dev").join("f"));
+    (1..=2).for_each(|node| cluster.kill(node));
+    wait_for(SOON, "writes are refused", || writer.failed.load(Ordering::SeqCst));
+    assert_eq!(writer.end(), Some(nix::errno::Errno::EROFS as i32));
+}
+
+#[test]
 fn without_a_quorum_the_last_node_says_so_and_nothing_is_granted() {
     let world = World::new();
     let mut cluster = world.cluster();
@@ -62,4 +118,81 @@ fn without_a_quorum_the_last_node_says_so_and_nothing_is_granted() {
     cluster.start_node(leader);
     wait_for(SOON, "there is a quorum again", || side.status()["server"]["quorum"] == true);
     side.ok(&["acquire", "dev", "--wait", "20s"]);
+}
+
+/// A side that holds `dev`, and the epoch.
+fn holder(world: &World, cluster: &Cluster, ttl: &str) -> (Side, u64) {
+    let side = world.side_at("workstation", &cluster.urls()).ttl(ttl);
+    world.tree(&side, "dev", &quick(&[]));
+    side.mount("dev", &world.lower("dev"));
+    side.ok(&["acquire", "dev", "--wait", "20s"]);
+    let epoch = side.tree_status("dev")["epoch"].as_u64().unwrap();
+    (side, epoch)
+}
+
+/// Until every node answers, and all have a quorum.
+fn all_answer(side: &Side) {
+    wait_for(SOON, "all nodes answer", || {
+        let said = side.run(&["cluster", "status", "-o", "json"]);
+        said.code == 0 && said.json()["endpoints"].as_array().is_some_and(|all| all.iter().all(|e| e["quorum"] == true))
+    });
+}
+
+/// The lease is the very same, and nothing but its grant is in the history.
+fn kept(side: &Side, epoch: u64) {
+    assert!(side.holds("dev"));
+    assert_eq!(side.tree_status("dev")["epoch"], epoch);
+    let history = side.ok(&["history", "dev", "-n", "1000", "-o", "json"]).json();
+    let events: Vec<&str> = history["entries"].as_array().unwrap().iter().filter_map(|e| e["event"].as_str()).collect();
+    assert_eq!(events.iter().filter(|e| **e == "granted").count(), 1, "{history}");
+    assert!(!events.iter().any(|e| ["expired", "cooling", "clock_disagrees", "copied"].contains(e)), "{history}");
+}
+
+/// A program that writes all the time, until its first error.
+struct Writer {
+    file: PathBuf,
+    stop: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
+    thread: JoinHandle<Option<i32>>,
+}
+
+impl Writer {
+    fn start(file: PathBuf) -> Self {
+        let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let thread = std::thread::spawn({
+            let (file, stop, failed) = (file.clone(), stop.clone(), failed.clone());
+            move || {
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    if let Err(e) = std::fs::write(&file, format!("{n:012}")) {
+                        failed.store(true, Ordering::SeqCst);
+                        return Some(e.raw_os_error().unwrap_or(0));
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                None
+            }
+        });
+        Self { file, stop, failed, thread }
+    }
+
+    /// Something newer is written.
+    fn goes_on(&self) {
+        let written = || std::fs::read_to_string(&self.file).ok().filter(|text| !text.is_empty());
+        let before = written();
+        wait_for(SOON, "the writer goes on", || self.failed.load(Ordering::SeqCst) || written() > before);
+        assert!(!self.failed.load(Ordering::SeqCst), "a write was refused");
+    }
+
+    fn end(self) -> Option<i32> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().expect("the writer")
+    }
+
+    fn ends_well(self) {
+        self.goes_on();
+        assert_eq!(self.end(), None, "no write was ever refused");
+    }
 }

@@ -50,7 +50,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 const READ_ROUNDS: u32 = 2;
 /// The least time that one of several servers gets to answer before the next is tried.
 const LEAST_TRY: Duration = Duration::from_millis(500);
-/// A renewal goes to the next server, too, when one has not answered for so long.
+/// A renewal goes to all other servers, too, when the first has not answered for so long.
 const HEDGE: Duration = Duration::from_millis(300);
 /// Largest answer taken: a status of thousands of trees.
 const ANSWER_MAX: usize = 16 << 20;
@@ -227,7 +227,8 @@ impl Servers {
         Ok(done)
     }
 
-    /// One renewal. Sent once to each server at most: to the next one, too, when one is late (hedged).
+    /// One renewal. Sent once to each server at most: to the leader's node first, as far as that is known; to all others, too,
+    /// when it is late, and to the next one at once when it failed.
     pub async fn renew(&self, renewal: &Renewal, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {
         let request = wire::RenewRequest {
             session: renewal.session.to_string(),
@@ -239,25 +240,32 @@ impl Servers {
         let began = Instant::now();
         let targets = self.targets()?;
         let limit = self.timeout;
-        let mut tries: FuturesUnordered<_> = targets
-            .iter()
-            .enumerate()
-            .map(|(place, target)| {
-                let (mut target, request) = (target.clone(), request.clone());
-                async move {
-                    tokio::time::sleep(HEDGE * place as u32).await;
-                    let request = target.request(request, limit);
-                    let answer = tokio::time::timeout(limit, target.client.renew(request)).await;
-                    (target.address, answer)
-                }
-            })
-            .collect();
+        let one = |mut target: Target| {
+            let request = target.request(request.clone(), limit);
+            async move {
+                let answer = tokio::time::timeout(limit, target.client.renew(request)).await;
+                (target.address, answer)
+            }
+        };
+        let mut waiting = targets.clone().into_iter();
+        let mut tries: FuturesUnordered<_> = waiting.next().into_iter().map(&one).collect();
+        let late = tokio::time::sleep(HEDGE);
+        tokio::pin!(late);
         let mut last = String::new();
-        while let Some((address, answer)) = tries.next().await {
+        loop {
+            let (address, answer) = tokio::select! {
+                Some(ended) = tries.next() => ended,
+                () = &mut late, if waiting.len() > 0 => {
+                    tries.extend(waiting.by_ref().map(&one));
+                    continue;
+                }
+                else => break,
+            };
             match answer {
                 Ok(Ok(answer)) => {
-                    self.prefer(&address);
-                    return answered(answer.into_inner(), cluster);
+                    let answer = answer.into_inner();
+                    self.prefer_leader(&answer.leader_at, &address);
+                    return answered(answer, cluster);
                 }
                 Ok(Err(status)) => match classify(&status) {
                     Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
@@ -265,6 +273,7 @@ impl Servers {
                 },
                 Err(_) => last = "no answer in time".into(),
             }
+            tries.extend(waiting.next().map(&one));
         }
         // Nothing is logged by a renewal: not to know its outcome is the same as not to have reached anybody.
         let tried = targets.into_iter().map(|target| target.address).collect();
@@ -362,6 +371,12 @@ impl Servers {
         Ok(targets)
     }
 
+    /// The leader's node is asked first, if it is one of ours by this name; else who answered.
+    fn prefer_leader(&self, leader_at: &str, answered: &str) {
+        let leader = Endpoint::from_address(leader_at).map(|e| e.to_string()).ok().filter(|e| self.endpoints().contains(e));
+        self.prefer(leader.as_deref().unwrap_or(answered));
+    }
+
     fn prefer(&self, address: &str) {
         *self.inner.preferred.lock().expect("no panic while the lock is held") = Some(address.into());
     }
@@ -455,6 +470,7 @@ fn answered(answer: wire::RenewAnswer, cluster: Option<&ClusterId>) -> Result<An
         pairs,
         server_elapsed: (answer.elapsed_us != 0).then(|| Duration::from_micros(answer.elapsed_us)),
         why_not: answer.why_not,
+        given_up: answer.given_up,
     })
 }
 

@@ -23,6 +23,8 @@ struct State {
     /// Keys of `Do`, in order.
     keys: Mutex<Vec<String>>,
     renewals: AtomicUsize,
+    /// Whom its answers to renewals call the leader.
+    leader_at: Mutex<String>,
     watches: Mutex<Vec<u64>>,
     /// What its status says; none: it has no status.
     quorum: Option<bool>,
@@ -41,6 +43,7 @@ fn fake(lose: usize, hang: bool) -> Fake {
         hang,
         keys: Mutex::default(),
         renewals: AtomicUsize::new(0),
+        leader_at: Mutex::default(),
         watches: Mutex::default(),
         quorum: None,
     }))
@@ -70,7 +73,16 @@ impl Lease for Fake {
         }
         let number = request.into_inner().number;
         let cluster = self.0.cluster.to_string();
-        Ok(Response::new(wire::RenewAnswer { number, nonce: 5, ttl_ms: 4_000, cluster, alive: true, ..Default::default() }))
+        let leader_at = self.0.leader_at.lock().unwrap().clone();
+        Ok(Response::new(wire::RenewAnswer {
+            number,
+            nonce: 5,
+            ttl_ms: 4_000,
+            cluster,
+            alive: true,
+            leader_at,
+            ..Default::default()
+        }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
@@ -187,6 +199,42 @@ async fn a_renewal_is_hedged_and_never_sent_twice_to_one_server() {
     assert_eq!(good.0.renewals.load(Ordering::SeqCst), 1);
     let e = servers.renew(&renewal(), Some(&ClusterId::random())).await.unwrap_err();
     assert!(matches!(e, CallError::Refused(_)), "{e:?}");
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_late_goes_to_all_others_and_one_that_failed_to_the_next_at_once() {
+    // The first two take it and say nothing, as stopped processes do.
+    let (one, two, good) = (fake(0, true), fake(0, true), fake(0, false));
+    let all = vec![serve(&one).await, serve(&two).await, serve(&good).await];
+    let silent = servers(all, 60_000);
+    assert_eq!(silent.renew(&renewal(), None).await.unwrap().number, 9);
+    for fake in [&one, &two, &good] {
+        assert_eq!(fake.0.renewals.load(Ordering::SeqCst), 1);
+    }
+    // Nobody listens at the first two: each failure sends it on, without the wait for a late answer.
+    let away = servers(vec![nobody().await, nobody().await, serve(&good).await], 60_000);
+    assert_eq!(away.renew(&renewal(), None).await.unwrap().number, 9);
+    // Nobody at all is an error, with all who were tried.
+    let nowhere = servers(vec![nobody().await, nobody().await], 60_000).renew(&renewal(), None).await.unwrap_err();
+    assert!(matches!(&nowhere, CallError::Unreachable { tried, .. } if tried.len() == 2), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn the_leaders_node_is_asked_first_and_one_that_is_no_endpoint_of_ours_is_not() {
+    let (follower, leader) = (fake(0, false), fake(0, false));
+    let endpoints = vec![serve(&follower).await, serve(&leader).await];
+    let servers = servers(endpoints.clone(), 60_000);
+    let address = endpoints[1].as_str().trim_start_matches("http://").to_owned();
+    *follower.0.leader_at.lock().unwrap() = address.clone();
+    *leader.0.leader_at.lock().unwrap() = address;
+    for _ in 0..5 {
+        servers.renew(&renewal(), None).await.unwrap();
+    }
+    let asked = [&follower, &leader].map(|fake| fake.0.renewals.load(Ordering::SeqCst));
+    assert_eq!(asked, [1, 4], "the follower's answer names the leader");
+    *leader.0.leader_at.lock().unwrap() = "elsewhere:1".into();
+    servers.renew(&renewal(), None).await.unwrap();
+    assert_eq!(servers.targets().unwrap()[0].address, endpoints[1].as_str());
 }
 
 #[tokio::test]

@@ -107,6 +107,8 @@ pub struct Answered {
     pub server_elapsed: Option<Duration>,
     /// Why the session does not live.
     pub why_not: String,
+    /// Nothing is acknowledged: by the server's clock this side has given the request up. Only the nonce counts.
+    pub given_up: bool,
 }
 
 /// An acknowledged renewal.
@@ -228,6 +230,11 @@ impl SessionCore {
         self.next_number
     }
 
+    /// Whether an answer to this renewal would count.
+    pub fn waits_for(&self, number: u64) -> bool {
+        self.in_flight.contains_key(&number)
+    }
+
     /// Why the session has ended, by the server's word.
     pub fn ended(&self) -> Option<&str> {
         self.ended.as_deref()
@@ -330,9 +337,14 @@ impl SessionCore {
         self.round_trips.push_back(round_trip);
         self.compare_clocks(&request, round_trip, answer.server_elapsed, now);
         // Only an answer to a request that named the nonce we have now brings the next one: the server made it later than that.
-        // So what we name never goes back in the server's order, however answers overtake each other; it would look like a clone.
+        // So what we name never goes back in the server's order, however answers overtake each other; it would look like a copy.
         if request.named == self.nonce {
             self.nonce = Some(Nonce { value: answer.nonce, sent: request.sent, round_trip });
+        }
+        // Somebody renews this session with higher numbers, since longer than a TTL: the next renewal will show who.
+        if answer.given_up {
+            self.retry_soon(now);
+            return;
         }
         // An older answer never overrides a newer one: what it lists may be over, and its right ends sooner anyway.
         if self.last.as_ref().is_some_and(|last| last.number > answer.number) {
@@ -353,10 +365,14 @@ impl SessionCore {
     /// A renewal got no answer and will get none.
     pub fn handle_failure(&mut self, number: u64, now: BootTime) {
         if self.in_flight.remove(&number).is_some() {
-            let retry = (self.ttl.renewal_interval() / 4).max(LEAST_RETRY);
-            if self.next_send.elapsed > now.after(retry).elapsed {
-                self.next_send = now.after(retry);
-            }
+            self.retry_soon(now);
+        }
+    }
+
+    fn retry_soon(&mut self, now: BootTime) {
+        let retry = (self.ttl.renewal_interval() / 4).max(LEAST_RETRY);
+        if self.next_send.elapsed > now.after(retry).elapsed {
+            self.next_send = now.after(retry);
         }
     }
 

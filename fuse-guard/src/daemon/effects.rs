@@ -24,7 +24,7 @@ use crate::gate::{Outcome, Right};
 use crate::handoff::{DRAIN_LIMIT, PUSH_LIMIT, Step};
 
 /// How long dropping the kernel's caches may take at a grant before the lease is handed back.
-const DROP_LIMIT: Duration = Duration::from_secs(8);
+pub(super) const DROP_LIMIT: Duration = Duration::from_secs(8);
 /// How long a broken lease's writes in flight may take to end before the daemon says that its gate is shut.
 const SHUT_LIMIT: Duration = Duration::from_secs(60);
 /// Longer than any test: how long a gate stays open that a test holds open.
@@ -151,7 +151,7 @@ impl Daemon {
 
     // ---- gate and storage ----
 
-    fn mount(&self, id: &TreeId) -> Option<Arc<Mount>> {
+    pub(super) fn mount(&self, id: &TreeId) -> Option<Arc<Mount>> {
         self.trees.get(id)?.mounted.as_ref().map(|m| m.mount.clone())
     }
 
@@ -401,7 +401,7 @@ impl Daemon {
         Some(self.trees.get(id)?.side.lease_ref(self.file.session.as_ref()?, epoch))
     }
 
-    fn current_lease(&self, id: &TreeId) -> Option<treelease_client::words::command::LeaseRef> {
+    pub(super) fn current_lease(&self, id: &TreeId) -> Option<treelease_client::words::command::LeaseRef> {
         self.trees.get(id)?.side.lease(self.file.session.as_ref()?)
     }
 
@@ -442,7 +442,7 @@ impl Daemon {
         self.send(id, command, Purpose::End(no), key);
     }
 
-    fn send(&mut self, id: &TreeId, command: Command, purpose: Purpose, key: RequestKey) {
+    pub(super) fn send(&mut self, id: &TreeId, command: Command, purpose: Purpose, key: RequestKey) {
         let Some(tree) = self.trees.get(id) else { return };
         let (servers, cluster) = (self.servers.clone(), self.file.cluster.clone());
         if let Err(error) = tree.wire.try_send(Job { key, command, purpose: purpose.clone(), servers, cluster }) {

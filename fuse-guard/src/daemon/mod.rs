@@ -13,11 +13,13 @@
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
+//! | `clock` | what follows when this machine's clock was wrong |
 //! | `root` | marker, stamp and left-overs at a grant (I8) |
 //! | `report` | how things stand, as JSON |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
 
 mod calls;
+mod clock;
 mod effects;
 mod mounts;
 mod report;
@@ -41,7 +43,7 @@ use treelease_client::error::Failure;
 use treelease_client::marker::Marker;
 use treelease_client::rpc::Servers;
 use treelease_client::session::SessionCore;
-use treelease_client::words::clock::{Clock, SideClock};
+use treelease_client::words::clock::Clock;
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::id::{ClusterId, HoldId, Place, RequestKey, SideName, TreeId};
 use treelease_client::words::refusal::Code;
@@ -156,6 +158,10 @@ pub(crate) struct Faults {
     hold_back_events: bool,
     /// A gate that has opened once never closes, neither by its deadline nor by anybody's word (I4 off).
     gate_open: bool,
+    /// Not a fault of ours: the machine's clock can be paused (`crate::failpoint`).
+    paused_clock: bool,
+    /// What the server says about time is not listened to.
+    clock_believed: bool,
 }
 
 impl Faults {
@@ -165,7 +171,13 @@ impl Faults {
         }
         let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
         let has = |name: &str| named.split(',').any(|n| n == name);
-        Self { no_stale: has("no_stale"), hold_back_events: has("hold_back_events"), gate_open: has("gate_open") }
+        Self {
+            no_stale: has("no_stale"),
+            hold_back_events: has("hold_back_events"),
+            gate_open: has("gate_open"),
+            paused_clock: has("paused_clock"),
+            clock_believed: has("clock_believed"),
+        }
     }
 }
 
@@ -173,7 +185,7 @@ impl Daemon {
     /// Takes the state directory's lock and reads what the last run has left.
     pub fn new(config: Config) -> Result<Self, Failure> {
         let side = config.side()?;
-        let clock: Arc<dyn Clock> = Arc::new(SideClock::new());
+        let clock = clock::clock(Faults::from_env());
         let boot = treelease_client::place::boot_id().map_err(|e| Failure::io("cannot read the kernel's boot id", &e))?;
         let state = StateDir::open(&config.state_dir)?;
         let file = match state.session()? {

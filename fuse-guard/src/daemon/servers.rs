@@ -137,6 +137,7 @@ impl Daemon {
         if self.session.is_none() && !self.link.opening && self.ending.is_none() && self.link.open_at.is_none_or(|at| now >= at) {
             self.open_session();
         }
+        let mut disagreed = None;
         if let Some(session) = &mut self.session {
             session.handle_timeout(now);
             while let Some(action) = session.poll_action(now) {
@@ -150,13 +151,12 @@ impl Daemon {
                         });
                     }
                     Action::Warn(warning) => warn(&warning),
-                    Action::ClockDisagrees { .. } => {
-                        tracing::warn!(
-                            "this machine's clock and the server's disagree: the gate is closed until the next renewal"
-                        );
-                    }
+                    Action::ClockDisagrees { own, server } => disagreed = Some((own, server)),
                 }
             }
+        }
+        if let Some((own, server)) = disagreed {
+            self.clock_disagrees(own, server, now);
         }
         if !self.link.reading && self.link.read_at.is_some_and(|at| now >= at) {
             self.link.reading = true;
@@ -332,7 +332,10 @@ impl Daemon {
     fn handle_renewed(&mut self, number: u64, of: &SessionId, result: Result<Renewed, CallError>, now: BootTime) {
         let Some(session) = self.session.as_mut().filter(|s| s.session() == of) else { return };
         match result {
-            Ok(answer) => {
+            Ok(mut answer) => {
+                if self.faults.clock_believed {
+                    answer.server_elapsed = None;
+                }
                 self.link.reachable = true;
                 let first = session.listed_by() == 0;
                 session.handle_answer(answer, now);

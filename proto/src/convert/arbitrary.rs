@@ -217,6 +217,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         any::<u64>().prop_map(|node| Command::Lead { node }),
         (session_id(), leadership()).prop_map(|(session, decided_under)| Command::ExpireSession { session, decided_under }),
+        (session_id(), any::<u64>()).prop_map(|(session, incarnation)| Command::EndCopied { session, incarnation }),
         (tree_id(), epoch(), leadership()).prop_map(|(tree, epoch, decided_under)| Command::EndGrace {
             tree,
             epoch,

@@ -22,6 +22,9 @@ impl From<&Command> for wire::Command {
             Command::ExpireSession { session, decided_under } => {
                 Kind::ExpireSession(wire::ExpireSession { session: session.to_string(), leadership: decided_under.0 })
             }
+            Command::EndCopied { session, incarnation } => {
+                Kind::EndCopied(wire::EndCopied { session: session.to_string(), incarnation: *incarnation })
+            }
             Command::EndGrace { tree, epoch, decided_under } => {
                 Kind::EndGrace(wire::EndGrace { tree: tree.to_string(), epoch: epoch.get(), leadership: decided_under.0 })
             }
@@ -120,6 +123,7 @@ impl TryFrom<wire::Command> for Command {
             Kind::ExpireSession(c) => {
                 Command::ExpireSession { session: id("session", &c.session)?, decided_under: Leadership(c.leadership) }
             }
+            Kind::EndCopied(c) => Command::EndCopied { session: id("session", &c.session)?, incarnation: c.incarnation },
             Kind::EndGrace(c) => Command::EndGrace {
                 tree: id("tree", &c.tree)?,
                 epoch: Epoch::from_raw(c.epoch),

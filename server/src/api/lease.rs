@@ -69,7 +69,11 @@ impl Service {
         }
         let actor = request.actor.chars().take(TEXT_MAX).collect();
         let proposal = Proposal { request_key, actor, at: self.api.clock.wall(), command };
-        Ok(self.api.consensus.propose(proposal, limit).await.map(|answer| self.answer(&answer)))
+        let answer = self.api.consensus.propose(proposal, limit).await;
+        if answer.is_ok() {
+            self.api.counts.commands.add();
+        }
+        Ok(answer.map(|answer| self.answer(&answer)))
     }
 
     async fn catch_up(&self, revision: u64, until: Instant) {
@@ -163,6 +167,7 @@ fn servers_own(command: &Command) -> Option<&'static str> {
     match command {
         Command::Lead { .. } => Some("lead"),
         Command::ExpireSession { .. } => Some("expire_session"),
+        Command::EndCopied { .. } => Some("end_copied"),
         Command::EndGrace { .. } => Some("end_grace"),
         Command::Found { .. } => Some("found"),
         _ => None,

@@ -44,6 +44,7 @@ use crate::consensus::{Consensus, network};
 use crate::failure::{FailStop, Failure};
 use crate::formation::Former;
 use crate::leader::Seat;
+use crate::telemetry::Telemetry;
 use nonce::Nonces;
 
 /// Largest message that is taken.
@@ -76,6 +77,8 @@ pub struct Api {
     pub former: Arc<Former>,
     /// The cluster of this node; not set until it belongs to one, and nobody is answered before.
     pub cluster: Arc<OnceLock<ClusterId>>,
+    /// What is counted.
+    pub counts: Arc<Telemetry>,
     /// Ends streams, and the server.
     pub closing: CancellationToken,
 }

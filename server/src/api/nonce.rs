@@ -1,22 +1,40 @@
-//! The nonces of renewals' answers: how a side learns how long the server thinks it took, and how a cloned machine shows.
+//! The nonces of renewals' answers: how a side learns how long the server thinks it took, and how a copied machine shows.
 //!
-//! Each answer carries a new random nonce, each request the one of the last answer that the side has seen. So (DESIGN 3,
-//! Clocks) an answer can name the server's elapsed time between the arrivals of this request and of the one whose nonce it
-//! names; and a request with a newer number but an older nonce than another request has named already comes from a second
-//! machine with the same session: a clone. Volatile, and of one leadership: a nonce of an earlier leader is unknown, which
-//! proves nothing until one of ours has been named. It has no clock and no randomness: both are given.
+//! Each answer carries a new nonce, each request the one of the last answer that the side has taken. So (DESIGN 3, Clocks) an
+//! answer can name the server's elapsed time between the arrivals of this request and of the one whose nonce it names.
+//!
+//! # Promises
+//!
+//! *One machine is never taken for two*, however its requests are hedged, repeated, delayed, reordered or left unanswered.
+//! Why: a side numbers its requests in the order in which it makes them, and the nonce that it names never goes back in the
+//! order in which nonces were given (`client/src/session` takes a nonce only from an answer to a request that named the one it
+//! has). So among all of its requests numbers and nonces stand in one order, and one number names one nonce.
+//!
+//! *Two machines that go on from one state are noticed*, whichever has the higher numbers: each learns nonces that are newer
+//! than the other's, so soon two requests stand in opposite orders, or one number names two nonces. [`Verdict::Copied`] stays.
+//!
+//! *A request that the side itself has given up is not acknowledged*: one with a higher number arrived a full TTL ago, so this
+//! one was sent longer ago than that, and its answer would give no right. It gets a nonce and nothing else
+//! ([`Verdict::GivenUp`]): the copy of a machine that slept meanwhile cannot write before it is noticed.
+//!
+//! Volatile. A nonce is made of its leadership and a count, so that nonces of different leaderships have an order too; what a
+//! new leader does not know is only what came before it. It does not know a clock: when a request arrived is given.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use treelease_proto::command::Leadership;
 use treelease_proto::id::SessionId;
-use treelease_proto::time::BootTime;
+use treelease_proto::time::{BootTime, DRIFT_PERMILLE, Ttl};
 
-/// Answers of one session that are remembered: more than a dozen TTLs' worth.
+/// Answers and requests of one session that are remembered: a dozen TTLs' worth in good times, three in bad ones.
 const REMEMBERED: usize = 64;
 /// Sessions that are remembered before those that have ended are dropped.
 const SWEEP_LEAST: usize = 1_024;
+/// Bits of a nonce that count the answers of one session under one leadership: years of them. At the limit all are equal,
+/// which accuses nobody.
+const COUNT_BITS: u32 = 28;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
 /// A renewal as it came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,26 +47,41 @@ pub struct Arrival {
     pub nonce: u64,
     /// When it arrived.
     pub at: BootTime,
+    /// Its session's time to live.
+    pub ttl: Ttl,
 }
 
-/// What a renewal's nonce says.
+/// What a renewal's number and nonce say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing wrong; the elapsed time, if the nonce is known.
-    Fine(Option<Duration>),
+    /// Nothing wrong.
+    Fine {
+        /// For the answer.
+        nonce: u64,
+        /// Since the arrival of the request whose nonce it names, if that is known.
+        elapsed: Option<Duration>,
+    },
+    /// Too old for its own side to take an answer from it: nothing is acknowledged.
+    GivenUp {
+        /// For the answer.
+        nonce: u64,
+    },
     /// Two machines renew one session.
-    Clone,
+    Copied,
+    /// A later leadership has begun meanwhile.
+    Over,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     incarnation: u64,
-    /// Nonces given, oldest first: nonce, its place in the order of all, when its request arrived.
-    given: VecDeque<(u64, u64, BootTime)>,
+    /// Nonces given, oldest first, and when their requests arrived.
+    given: VecDeque<(u64, BootTime)>,
     /// How many were given.
     count: u64,
-    /// The newest nonce that a request has named (its place, from 1), and the number of that request.
-    named: Option<(u64, u64)>,
+    /// The highest numbers seen: the nonce that each named, and when it arrived first.
+    seen: BTreeMap<u64, (u64, BootTime)>,
+    copied: bool,
 }
 
 /// The nonces of all sessions under one leadership.
@@ -61,8 +94,11 @@ pub struct Nonces {
 }
 
 impl Nonces {
-    /// A renewal came in under this leadership, and its answer will carry `fresh`.
-    pub fn arrive(&mut self, leadership: Leadership, session: &SessionId, arrival: Arrival, fresh: u64) -> Verdict {
+    /// A renewal came in, and is about to be answered under this leadership.
+    pub fn arrive(&mut self, leadership: Leadership, session: &SessionId, arrival: Arrival) -> Verdict {
+        if leadership < self.leadership {
+            return Verdict::Over;
+        }
         if self.leadership != leadership {
             *self = Self { leadership, ..Self::default() };
         }
@@ -70,7 +106,7 @@ impl Nonces {
         if known.incarnation != arrival.incarnation {
             *known = Known { incarnation: arrival.incarnation, ..Known::default() };
         }
-        known.arrive(arrival, fresh)
+        known.arrive(leadership, arrival)
     }
 
     /// Whether it is time to forget sessions that are no more: whenever their number may have doubled.
@@ -86,96 +122,44 @@ impl Nonces {
 }
 
 impl Known {
-    fn arrive(&mut self, arrival: Arrival, fresh: u64) -> Verdict {
-        let found = self.given.iter().find(|(nonce, ..)| *nonce == arrival.nonce).copied();
-        // An unknown nonce is older than every one of ours: it is from before this leadership, or was forgotten.
-        let place = found.map_or(0, |(_, place, _)| place);
-        if let Some((newest, number)) = self.named
-            && arrival.number > number
-            && place < newest
-        {
-            return Verdict::Clone;
+    fn arrive(&mut self, leadership: Leadership, arrival: Arrival) -> Verdict {
+        self.copied |= self.seen.iter().any(|(number, (nonce, _))| contradict((*number, *nonce), arrival));
+        if self.copied {
+            return Verdict::Copied;
         }
-        if place > self.named.map_or(0, |(newest, _)| newest) {
-            self.named = Some((place, arrival.number));
+        let given_up = self.given_up(arrival);
+        self.seen.entry(arrival.number).or_insert((arrival.nonce, arrival.at));
+        if self.seen.len() > REMEMBERED {
+            self.seen.pop_first();
         }
-        self.count += 1;
-        self.given.push_back((fresh, self.count, arrival.at));
+        let elapsed = self.given.iter().find(|(nonce, _)| *nonce == arrival.nonce).map(|(_, then)| arrival.at.since(*then));
+        self.count = (self.count + 1).min(COUNT_MAX);
+        let nonce = (leadership.0 << COUNT_BITS) | self.count;
+        // At the limit nonces are not told apart any more, so none of them has a time.
+        if self.count < COUNT_MAX {
+            self.given.push_back((nonce, arrival.at));
+        }
         if self.given.len() > REMEMBERED {
             self.given.pop_front();
         }
-        Verdict::Fine(found.map(|(_, _, then)| arrival.at.since(then)))
+        if given_up { Verdict::GivenUp { nonce } } else { Verdict::Fine { nonce, elapsed } }
     }
+
+    /// Whether a later request arrived so long ago that the side does not wait for this one any more, by whatever clock.
+    fn given_up(&self, arrival: Arrival) -> bool {
+        let ttl = arrival.ttl.get();
+        let by_any_clock = ttl + ttl * DRIFT_PERMILLE / 1000;
+        self.seen.range(arrival.number + 1..).any(|(_, (_, then))| arrival.at.since(*then) >= by_any_clock)
+    }
+}
+
+/// One machine's requests never do.
+fn contradict(earlier: (u64, u64), arrival: Arrival) -> bool {
+    let (number, nonce) = earlier;
+    let order = number.cmp(&arrival.number);
+    if order.is_eq() { nonce != arrival.nonce } else { nonce.cmp(&arrival.nonce) == order.reverse() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LEADERSHIP: Leadership = Leadership(7);
-
-    #[test]
-    fn an_answer_names_the_time_since_the_request_whose_nonce_came_back() {
-        let (mut nonces, session) = (Nonces::default(), SessionId::random());
-        assert_eq!(nonces.arrive(LEADERSHIP, &session, arrival(1, 0, 100), 11), Verdict::Fine(None));
-        assert_eq!(nonces.arrive(LEADERSHIP, &session, arrival(2, 11, 350), 12), Verdict::Fine(Some(Duration::from_millis(250))));
-    }
-
-    #[test]
-    fn a_hedged_or_repeated_request_is_no_clone() {
-        let (mut nonces, session) = (Nonces::default(), SessionId::random());
-        nonces.arrive(LEADERSHIP, &session, arrival(1, 0, 1), 11);
-        for (number, nonce, fresh) in [(2, 11, 12), (3, 11, 13), (4, 13, 14), (2, 11, 15), (3, 0, 16), (5, 15, 17)] {
-            let verdict = nonces.arrive(LEADERSHIP, &session, arrival(number, nonce, 2), fresh);
-            assert_ne!(verdict, Verdict::Clone, "request {number} naming {nonce}");
-        }
-    }
-
-    #[test]
-    fn a_newer_number_with_an_older_nonce_is_a_clone() {
-        let (mut nonces, session) = (Nonces::default(), SessionId::random());
-        nonces.arrive(LEADERSHIP, &session, arrival(1, 0, 1), 11);
-        nonces.arrive(LEADERSHIP, &session, arrival(2, 11, 2), 12);
-        nonces.arrive(LEADERSHIP, &session, arrival(3, 12, 3), 13);
-        assert_eq!(nonces.arrive(LEADERSHIP, &session, arrival(4, 11, 4), 14), Verdict::Clone);
-        assert_eq!(nonces.arrive(LEADERSHIP, &session, arrival(4, 999, 4), 14), Verdict::Clone);
-    }
-
-    #[test]
-    fn a_new_leadership_or_a_restarted_daemon_begins_anew() {
-        let (mut nonces, session) = (Nonces::default(), SessionId::random());
-        nonces.arrive(LEADERSHIP, &session, arrival(1, 0, 1), 11);
-        nonces.arrive(LEADERSHIP, &session, arrival(2, 11, 2), 12);
-        assert_eq!(nonces.arrive(Leadership(8), &session, arrival(3, 999, 3), 13), Verdict::Fine(None));
-        nonces.arrive(Leadership(8), &session, arrival(4, 13, 4), 14);
-        let restarted = Arrival { incarnation: 2, ..arrival(1, 0, 5) };
-        assert_eq!(nonces.arrive(Leadership(8), &session, restarted, 15), Verdict::Fine(None));
-    }
-
-    #[test]
-    fn what_is_remembered_has_a_limit() {
-        let (mut nonces, session) = (Nonces::default(), SessionId::random());
-        for n in 1..1_000 {
-            assert_ne!(nonces.arrive(LEADERSHIP, &session, arrival(n, n.saturating_sub(1), n), n), Verdict::Clone);
-        }
-        assert_eq!(nonces.sessions[&session].given.len(), REMEMBERED);
-    }
-
-    #[test]
-    fn ended_sessions_are_forgotten() {
-        let mut nonces = Nonces::default();
-        while !nonces.wants_sweep() {
-            nonces.arrive(LEADERSHIP, &SessionId::random(), arrival(1, 0, 1), 1);
-        }
-        assert_eq!(nonces.sessions.len(), SWEEP_LEAST + 1);
-        nonces.sweep(|_| true);
-        assert!(!nonces.wants_sweep());
-        nonces.sweep(|_| false);
-        assert!(nonces.sessions.is_empty());
-    }
-
-    fn arrival(number: u64, nonce: u64, ms: u64) -> Arrival {
-        let at = BootTime { elapsed: Duration::from_millis(ms), suspended: Duration::ZERO };
-        Arrival { incarnation: 1, number, nonce, at }
-    }
-}
+#[path = "nonce_tests.rs"]
+mod tests;

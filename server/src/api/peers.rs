@@ -73,6 +73,7 @@ pub(super) enum Word {
 impl Service {
     /// Sends a call to the leader, with what is left of the caller's time.
     pub(super) async fn ask_leader(&self, leader: u64, call: Call, limit: Duration) -> Word {
+        self.api.counts.forwarded.add();
         match self.api.consensus.forward(leader, call, limit).await {
             Ok(Kind::Failed(failed)) => Word::No(Status::new(Code::from(failed.code as i32), failed.message)),
             Ok(kind) => Word::Said(kind),

@@ -11,6 +11,8 @@
 //! 4. after the timers were told: whatever the side concludes from the answer, this leader counts a full TTL from a later
 //!    moment (I3), and a later leader from its own `Lead`, which comes after the confirmation.
 //!
+//! 5. if number and nonce do not show that two machines renew this session ([`super::nonce`]); if they do, it ends, logged.
+//!
 //! The pairs are read under the same locks: they are what the session holds at that index. Nothing is logged. It does not
 //! decide until when a side may write: the side does, from its own send time.
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
-use treelease_proto::command::{Grant, Leadership};
+use treelease_proto::command::{Command, Grant, Leadership};
 use treelease_proto::id::SessionId;
 use treelease_proto::time::{BootTime, Ttl};
 use treelease_proto::wire;
@@ -31,6 +33,18 @@ use super::peers::Word;
 
 /// How long a renewal waits for the outcome of an expiry.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(2);
+
+/// What both machines are told.
+const COPIED: &str = "two machines renew this session: one is a copy of the other (a cloned or restored machine)";
+
+/// A living session, as one look found it.
+struct Alive {
+    session: SessionId,
+    at: BootTime,
+    leadership: Leadership,
+    ttl: Ttl,
+    pairs: Vec<Grant>,
+}
 
 /// What one look at state and timers finds.
 enum Look {
@@ -69,7 +83,8 @@ impl Service {
             turned.mark_unchanged();
             match self.look(&session, request.incarnation) {
                 Look::Alive { leadership, ttl, pairs } => {
-                    return Ok(self.acknowledge(&request, &session, at, leadership, ttl, &pairs));
+                    let alive = Alive { session, at, leadership, ttl, pairs };
+                    return self.answer_alive(&request, alive).await;
                 }
                 Look::Ended { leadership, why } => return Ok(self.ended(&request, leadership, why)),
                 Look::NotLeading => return Err(Status::unavailable("this node does not lead at the moment; ask again")),
@@ -123,20 +138,13 @@ impl Service {
         Look::Alive { leadership, ttl, pairs: state.held_by(session) }
     }
 
-    fn acknowledge(
-        &self,
-        request: &wire::RenewRequest,
-        session: &SessionId,
-        at: BootTime,
-        leadership: Leadership,
-        ttl: Ttl,
-        pairs: &[Grant],
-    ) -> wire::RenewAnswer {
-        let arrival = Arrival { incarnation: request.incarnation, number: request.number, nonce: request.nonce, at };
-        let fresh = fresh_nonce();
+    /// The session lives: what its number and nonce say decides what it is told.
+    async fn answer_alive(&self, request: &wire::RenewRequest, alive: Alive) -> Result<wire::RenewAnswer, Status> {
+        let Alive { session, at, leadership, ttl, pairs } = alive;
+        let arrival = Arrival { incarnation: request.incarnation, number: request.number, nonce: request.nonce, at, ttl };
         let verdict = {
             let mut nonces = self.nonces.lock().expect("nothing panics while it holds the nonces");
-            let verdict = nonces.arrive(leadership, session, arrival, fresh);
+            let verdict = nonces.arrive(leadership, &session, arrival);
             if nonces.wants_sweep() {
                 // The state's lock is not held here, so taking it after the nonces' lock is no circle.
                 let state = self.api.consensus.state();
@@ -144,24 +152,46 @@ impl Service {
             }
             verdict
         };
+        let answer = |nonce, given_up, elapsed: Option<Duration>, pairs: &[Grant]| wire::RenewAnswer {
+            number: request.number,
+            nonce,
+            ttl_ms: ttl.as_millis(),
+            cluster: self.cluster().to_string(),
+            alive: true,
+            pairs: pairs.iter().map(wire::HeldPair::from).collect(),
+            // At least 1: 0 means unknown.
+            elapsed_us: elapsed.map_or(0, |d| (d.as_micros() as u64).max(1)),
+            leadership: leadership.0,
+            why_not: String::new(),
+            given_up,
+            leader_at: self.api.consensus.own_address(),
+        };
         match verdict {
-            Verdict::Fine(elapsed) => wire::RenewAnswer {
-                number: request.number,
-                nonce: fresh,
-                ttl_ms: ttl.as_millis(),
-                cluster: self.cluster().to_string(),
-                alive: true,
-                pairs: pairs.iter().map(wire::HeldPair::from).collect(),
-                // At least 1: 0 means unknown.
-                elapsed_us: elapsed.map_or(0, |d| (d.as_micros() as u64).max(1)),
-                leadership: leadership.0,
-                why_not: String::new(),
-            },
-            Verdict::Clone => {
-                tracing::warn!(%session, number = request.number, "two machines renew one session: a clone?");
-                let why = "two machines renew this session: one is a copy of the other (a cloned or restored machine)";
-                self.ended(request, leadership, why.into())
+            Verdict::Fine { nonce, elapsed } => {
+                self.api.counts.renewals.add();
+                Ok(answer(nonce, false, elapsed, &pairs))
             }
+            Verdict::GivenUp { nonce } => {
+                self.api.counts.renewals_given_up.add();
+                Ok(answer(nonce, true, None, &[]))
+            }
+            Verdict::Over => Err(Status::unavailable("this node has begun a new leadership meanwhile; ask again")),
+            Verdict::Copied => {
+                self.end_copied(&session, request).await?;
+                Ok(self.ended(request, leadership, COPIED.into()))
+            }
+        }
+    }
+
+    /// Two machines renew this session: it ends for both, by a logged command. As long as that is not committed neither is
+    /// acknowledged, and each further renewal asks again.
+    async fn end_copied(&self, session: &SessionId, request: &wire::RenewRequest) -> Result<(), Status> {
+        tracing::warn!(%session, number = request.number, "two machines renew one session: it ends");
+        self.api.counts.copied.add();
+        let command = Command::EndCopied { session: session.clone(), incarnation: request.incarnation };
+        match self.api.consensus.propose_own(command, self.api.clock.wall(), OUTCOME_LIMIT).await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Status::unavailable(format!("{COPIED}; its end is not known to be logged ({e})"))),
         }
     }
 
@@ -176,12 +206,8 @@ impl Service {
             elapsed_us: 0,
             leadership: leadership.0,
             why_not: why,
+            given_up: false,
+            leader_at: String::new(),
         }
     }
-}
-
-/// Random, and never 0, which means "none".
-fn fresh_nonce() -> u64 {
-    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    (high ^ low.rotate_left(32)).max(1)
 }

@@ -13,6 +13,7 @@
 pub mod codec;
 pub mod confirm;
 pub mod events;
+pub mod gauges;
 pub mod incoming;
 mod log;
 mod machine;
@@ -196,6 +197,11 @@ impl Consensus {
     /// What this node knows of the others.
     pub fn peers(&self) -> &Arc<Peers> {
         &self.peers
+    }
+
+    /// Where this node is reached, as the cluster was formed; empty: it is a single node.
+    pub fn own_address(&self) -> String {
+        self.peers.own_address()
     }
 
     /// The way to them.

@@ -16,6 +16,7 @@ use treelease_proto::id::NodeId;
 use treelease_proto::wire;
 
 use crate::store::identity::{Formation, Identity, Member};
+use crate::telemetry::Counter;
 
 /// What this node knows of the others.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Peers {
     heard: Mutex<Option<Instant>>,
     /// Why a message was turned away last.
     turned_away: Mutex<String>,
+    /// How many were.
+    turned_away_count: Counter,
 }
 
 impl Peers {
@@ -37,6 +40,7 @@ impl Peers {
             formation: RwLock::new(identity.formation.clone()),
             heard: Mutex::new(None),
             turned_away: Mutex::default(),
+            turned_away_count: Counter::default(),
         }
     }
 
@@ -49,6 +53,11 @@ impl Peers {
     pub fn member(&self, node: NodeId) -> Option<Member> {
         let formation = self.formation.read().expect("nothing panics while it holds the formation");
         formation.as_ref().and_then(|f| f.members.get(&node).cloned())
+    }
+
+    /// Where this node is reached, as the cluster was formed; empty: it is a single node.
+    pub fn own_address(&self) -> String {
+        self.member(self.node).map(|member| member.addr).unwrap_or_default()
     }
 
     /// How many nodes the cluster was formed of.
@@ -110,11 +119,17 @@ impl Peers {
 
     /// A message was turned away. Said once for each reason in a row: it comes again with every heartbeat.
     pub fn turned_away(&self, why: &str) {
+        self.turned_away_count.add();
         let mut last = self.turned_away.lock().expect("nothing panics while it holds the reason");
         if *last != why {
             tracing::warn!("a node's message was turned away: {why}");
             why.clone_into(&mut last);
         }
+    }
+
+    /// How many messages were turned away since this node started.
+    pub fn turned_away_count(&self) -> u64 {
+        self.turned_away_count.get()
     }
 
     /// A leader's message was accepted.
@@ -150,6 +165,7 @@ mod tests {
             formation: RwLock::new(formation),
             heard: Mutex::new(None),
             turned_away: Mutex::default(),
+            turned_away_count: Counter::default(),
         }
     }
 

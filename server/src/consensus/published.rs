@@ -30,6 +30,11 @@ impl Published {
         self.state.read().expect("a panic in apply ends the node")
     }
 
+    /// The same, if nobody is about to change it.
+    pub fn try_state(&self) -> Option<RwLockReadGuard<'_, State>> {
+        self.state.try_read().ok()
+    }
+
     /// Changes whenever an entry was applied.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()

@@ -33,7 +33,8 @@ impl State {
             asked: acquire.ask,
             first_write: acquire.first_write,
             note: cut(&acquire.note),
-            place: acquire.place.clone(),
+            // Two machines call themselves this kernel: then nobody comes back as the same one (I2), and no run goes on (I6).
+            place: acquire.place.clone().filter(|place| !self.copied_boots.contains(&place.boot)),
         };
         let Some(tree) = self.trees.get_mut(id).filter(|tree| tree.state != TreeState::Retired) else {
             return no_such_tree(id);

@@ -1,7 +1,7 @@
 //! How a lease ends, and what must pass before another side has the tree (I2).
 //!
 //! It promises that a tree leaves `Held` only by the holder's own word, by an expiry that the present leadership decided, or
-//! by an operator's break of the very epoch that he looked at; and that it leaves `Cooling` and `Fencing` only when the time
+//! by the proof that two machines renew one session, or by an operator's break of the very epoch that he looked at; and that it leaves `Cooling` and `Fencing` only when the time
 //! has passed under one leadership and the fence that the policy asks for is done, or when an operator vouches.
 
 use std::time::Duration;
@@ -153,6 +153,23 @@ impl State {
         // A full TTL has passed since the last acknowledged renewal (I3), so the gate is shut (I4): grace only.
         let grace = tree.policy.grace;
         cool(tree, How::Expired, grace, "waits for grace", "its session expired", context);
+        let id = tree.id.clone();
+        self.now_cooling(&id);
+    }
+
+    /// The lease of a session that two machines renewed. Both were answered, so a full TTL is waited out first, as after a
+    /// break; one machine's word that its gate is shut says nothing of the other's.
+    pub(super) fn end_copied_lease(&mut self, tree: &TreeId, ttl: Duration, context: &mut Context) {
+        let Some(tree) = self.trees.get_mut(tree) else { return };
+        let Some(held) = tree.held() else { return };
+        let rest = if held.at_rest { "at rest" } else { "active" };
+        let reason = format!(
+            "two machines renewed this session: one is a copy of the other (a cloned or restored machine); it was {rest}"
+        );
+        let event = Event { end: End::Unclean, reason, ..tree.event(EventKind::Copied, context) };
+        context.happened(event);
+        let length = ttl.saturating_add(tree.policy.grace);
+        cool(tree, How::Copied, length, "waits for a full TTL and grace", "two machines renewed its session", context);
         let id = tree.id.clone();
         self.now_cooling(&id);
     }

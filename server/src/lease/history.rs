@@ -77,7 +77,7 @@ impl State {
         count: u64,
         context: &mut Context,
     ) -> Answer {
-        if !matches!(kind, EventKind::LateWrite | EventKind::Bypass | EventKind::RenewalLate) {
+        if !matches!(kind, EventKind::LateWrite | EventKind::Bypass | EventKind::RenewalLate | EventKind::ClockDisagrees) {
             return refuse(Code::Usage, format!("a side does not report `{}`: the server says that itself", kind.as_str()));
         }
         let Some(tree) = self.trees.get(&lease.tree) else { return no_such_tree(&lease.tree) };

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use treelease_proto::command::{Command, Leadership};
 use treelease_proto::id::{NodeId, TreeId};
 use treelease_proto::policy::Fence;
+use treelease_proto::time::Ttl;
 use treelease_proto::tree::{End, RootState};
 
 use super::tree::{Ended, How, TreeState};
@@ -128,6 +129,11 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
             let (right, how) = match command {
                 Command::ExpireSession { session, decided_under } => {
                     (*session == held.session && by_leader(decided_under), How::Expired)
+                }
+                // Two machines may write until their time is up.
+                Command::EndCopied { session, .. } => {
+                    let waits = cooling.length >= before.policy.grace.saturating_add(Ttl::MIN.get());
+                    (*session == held.session && waits, How::Copied)
                 }
                 Command::Break { epoch, .. } => (*epoch == held.epoch, How::Broken),
                 Command::Surrender { lease, .. } => {

@@ -33,7 +33,7 @@ mod status;
 mod tests;
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use treelease_proto::command::{Answer, Command, Event, Leadership, Proposal};
@@ -45,6 +45,7 @@ use history::{Context, Histories};
 use replay::Replay;
 
 pub use session::Session;
+pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
 
 /// Most trees: a snapshot of so many still fits into memory several times over.
@@ -57,6 +58,8 @@ pub const MAX_WAITERS: usize = 256;
 pub const HISTORY_MAX: usize = 1_000;
 /// Most answers kept for retries: minutes of a busy server, where a retry comes within seconds.
 pub const REPLAY_MAX: usize = 4_096;
+/// Most kernels that are remembered as copied: a machine is cloned by hand, and forgets its boot id with its next boot.
+pub const COPIED_MAX: usize = 256;
 /// Longest text of a person's (note, reason, host, actor), in characters; longer ones are cut.
 pub const TEXT_MAX: usize = treelease_proto::convert::TEXT_MAX;
 /// Most files that a surrender's history entry names.
@@ -98,6 +101,9 @@ pub struct State {
     sides: BTreeMap<SideName, SessionId>,
     /// Index: the trees that are cooling, so that the leader's timers need not look at all trees.
     cooling: BTreeSet<TreeId>,
+    /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
+    #[serde(default)]
+    copied_boots: VecDeque<String>,
     /// One more whenever something changes that a leader times: a session, its TTL, its incarnation, a cooling.
     timed: u64,
     history: Histories,
@@ -129,6 +135,7 @@ impl State {
             sessions: BTreeMap::new(),
             sides: BTreeMap::new(),
             cooling: BTreeSet::new(),
+            copied_boots: VecDeque::new(),
             timed: 0,
             history: Histories::default(),
             replay: Replay::default(),
@@ -141,7 +148,10 @@ impl State {
     pub fn apply(&mut self, entry: &Entry) -> Applied {
         let Proposal { request_key, actor, at, command } = &entry.proposal;
         // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
-        let replayed = !matches!(command, Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndGrace { .. });
+        let replayed = !matches!(
+            command,
+            Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+        );
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
         }
@@ -181,6 +191,7 @@ impl State {
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession { session } => self.close_session(session, context),
             Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
+            Command::EndCopied { session, incarnation } => self.end_copied(session, *incarnation, context),
             Command::Acquire(acquire) => self.acquire(acquire, context),
             Command::Cancel { tree, session } => self.cancel(tree, session, context),
             Command::Decline { lease, for_ms, note } => self.decline(lease, *for_ms, note, context),
@@ -236,10 +247,12 @@ impl State {
     fn touched_by(&self, command: &Command) -> Vec<TreeId> {
         match command {
             Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) => Vec::new(),
-            Command::CloseSession { session } | Command::ExpireSession { session, .. } => match self.sessions.get(session) {
-                Some(session) => session.held.union(&session.waiting).cloned().collect(),
-                None => Vec::new(),
-            },
+            Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
+                match self.sessions.get(session) {
+                    Some(session) => session.held.union(&session.waiting).cloned().collect(),
+                    None => Vec::new(),
+                }
+            }
             Command::Acquire(acquire) => vec![acquire.tree.clone()],
             Command::Release(release) => vec![release.lease.tree.clone()],
             Command::GateClosed(lease)

@@ -14,7 +14,7 @@ use treelease_proto::refusal::Code;
 use treelease_proto::time::{Ttl, WallTime, format_duration};
 
 use super::history::Context;
-use super::{MAX_SESSIONS, State, cut, ignore, refuse};
+use super::{COPIED_MAX, MAX_SESSIONS, State, cut, ignore, refuse};
 
 /// One run of a side's daemon; a resumed one goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -140,6 +140,27 @@ impl State {
             self.expire_lease(&tree, context);
         }
         self.end_session(id, "its session expired", context);
+        Answer::Done
+    }
+
+    /// Two machines renewed it in this run of the daemon: each may write until its own time is up, and nobody knows which one
+    /// is the copy. So it ends for both, and its side has no way back (I2).
+    pub(super) fn end_copied(&mut self, id: &SessionId, incarnation: u64, context: &mut Context) -> Answer {
+        let Some(session) = self.sessions.get(id) else { return ignore("there is no such session") };
+        if session.incarnation != incarnation {
+            return ignore(format!("the session goes on in run {} of the daemon", session.incarnation));
+        }
+        let (ttl, boot, held) = (session.ttl.get(), session.boot.clone(), session.held.clone());
+        if !boot.is_empty() && !self.copied_boots.contains(&boot) {
+            if self.copied_boots.len() == COPIED_MAX {
+                self.copied_boots.pop_front();
+            }
+            self.copied_boots.push_back(boot);
+        }
+        for tree in held {
+            self.end_copied_lease(&tree, ttl, context);
+        }
+        self.end_session(id, "two machines renewed its session", context);
         Answer::Done
     }
 

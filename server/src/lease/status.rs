@@ -6,12 +6,34 @@ use treelease_proto::command::{HeldPair, Leadership};
 use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{ClusterId, NodeId, SessionId, TreeId, TreeName};
 use treelease_proto::time::Ttl;
-use treelease_proto::tree::{Holder, SessionStatus, TreeStatus};
+use treelease_proto::tree::{Holder, SessionStatus, StateName, TreeStatus};
 
 use super::tree::{Cooling, Fencing, TreeState};
 use super::{Session, State, Tree};
 
+/// How much there is of what, for metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Living sessions.
+    pub sessions: usize,
+    /// Trees, by how they stand.
+    pub trees: Vec<(StateName, usize)>,
+}
+
 impl State {
+    /// How much there is of what.
+    pub fn holdings(&self) -> Holdings {
+        let every = [StateName::Free, StateName::Held, StateName::Cooling, StateName::Fencing, StateName::Retired];
+        let mut trees = every.map(|state| (state, 0)).to_vec();
+        for tree in self.trees.values() {
+            let name = tree.state_name();
+            if let Some((_, count)) = trees.iter_mut().find(|(state, _)| *state == name) {
+                *count += 1;
+            }
+        }
+        Holdings { sessions: self.sessions.len(), trees }
+    }
+
     /// Which cluster; `None` before it is founded.
     pub fn cluster(&self) -> Option<&ClusterId> {
         self.cluster.as_ref()

@@ -3,7 +3,7 @@
 //! ```text
 //!            grant                    release, give_back
 //!   Free ───────────▶ Held ─────────────────────────────────▶ Free (clean)
-//!    ▲                 │ expire, break, surrender
+//!    ▲                 │ expire, break, surrender, copied
 //!    │                 ▼
 //!    │ at rest,      Cooling ──▶ Fencing        both: back to Held for the same side on the same kernel after an expiry,
 //!    └─ no fence ──────┴────────────┴─▶ Free (unclean)      and Free (unclean) at once when an operator vouches
@@ -96,6 +96,8 @@ pub enum How {
     BrokenAndShut,
     /// By the holder, which could not flush.
     Surrendered,
+    /// Two machines renewed its session: neither is known to be the right one, and both may write until their time is up.
+    Copied,
     /// Under another cluster, of which nothing is known.
     Takeover,
 }

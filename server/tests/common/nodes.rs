@@ -1,4 +1,5 @@
 //! Three real processes on loopback, as an operator starts them, and what can be done to them.
+#![allow(dead_code)] // each test file uses a part
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -167,7 +168,7 @@ impl Drop for Nodes {
 }
 
 /// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut found: Vec<TcpListener> = Vec::new();
     while found.len() < count {

@@ -115,6 +115,16 @@ impl Cluster {
         wait_for(START, "the node stops", || !self.runs(node));
     }
 
+    /// Stands still (SIGSTOP): it accepts connections, and never answers.
+    pub fn pause(&self, node: usize) {
+        self.signal(node, Signal::STOP);
+    }
+
+    /// Goes on.
+    pub fn resume(&self, node: usize) {
+        self.signal(node, Signal::CONT);
+    }
+
     /// All three, as endpoints in a configuration.
     pub fn urls(&self) -> Vec<String> {
         (1..=3).map(|node| format!("http://{}", self.address(node))).collect()

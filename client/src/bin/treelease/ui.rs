@@ -171,7 +171,7 @@ pub fn age(at: WallTime, now: WallTime) -> String {
 /// Wall time now, for ages only.
 pub fn now() -> WallTime {
     use treelease_client::words::clock::{Clock, ServerClock};
-    ServerClock.wall()
+    ServerClock::new().wall()
 }
 
 #[cfg(test)]

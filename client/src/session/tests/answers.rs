@@ -100,7 +100,8 @@ fn i4_the_ttl_is_the_one_that_the_answer_names() {
     side.sent();
     let pairs = vec![side.pair(1)];
     let ttl = Ttl::new(ms(5_000));
-    let answer = Answered { number: 1, nonce: 1, ttl, alive: true, pairs, server_elapsed: None, why_not: String::new() };
+    let answer =
+        Answered { number: 1, nonce: 1, ttl, alive: true, pairs, server_elapsed: None, why_not: String::new(), given_up: false };
     side.core.handle_answer(answer, side.now);
     assert_eq!(side.right(1), Some(ms(4_450)));
     assert_eq!(side.core.ttl(), ttl);
@@ -115,7 +116,7 @@ fn a_session_that_has_ended_has_no_right_and_nothing_more_to_do() {
     side.sent();
     let pairs = vec![side.pair(1)];
     let why_not = "expired".to_string();
-    let answer = Answered { number: 2, nonce: 0, ttl: TTL, alive: false, pairs, server_elapsed: None, why_not };
+    let answer = Answered { number: 2, nonce: 0, ttl: TTL, alive: false, pairs, server_elapsed: None, why_not, given_up: false };
     side.core.handle_answer(answer, side.now);
     assert_eq!(side.core.ended(), Some("expired"));
     assert_eq!(side.right(1), None);
@@ -142,4 +143,25 @@ fn the_nonce_never_goes_back_in_the_servers_order_however_answers_overtake_each_
     assert_eq!(next(&mut side), 1002);
     side.answer(4, 1);
     assert_eq!(next(&mut side), 1004);
+}
+
+#[test]
+fn i4_an_answer_that_acknowledges_nothing_opens_nothing_and_its_nonce_counts() {
+    let mut side = Side::new();
+    side.sent();
+    let pairs = vec![side.pair(1)];
+    let answer = Answered {
+        number: 1,
+        nonce: 77,
+        ttl: TTL,
+        alive: true,
+        pairs,
+        server_elapsed: None,
+        why_not: String::new(),
+        given_up: true,
+    };
+    side.core.handle_answer(answer, side.now);
+    assert_eq!((side.right(1), side.core.listed_by()), (None, 0));
+    side.pass(ms(500));
+    assert_eq!(side.sent().nonce, 77, "soon, so that the server sees who it is");
 }

@@ -4,8 +4,16 @@ use super::*;
 
 fn answer_after(side: &mut Side, number: u64, server: Duration) {
     let pairs = vec![side.pair(1)];
-    let answer =
-        Answered { number, nonce: number, ttl: TTL, alive: true, pairs, server_elapsed: Some(server), why_not: String::new() };
+    let answer = Answered {
+        number,
+        nonce: number,
+        ttl: TTL,
+        alive: true,
+        pairs,
+        server_elapsed: Some(server),
+        why_not: String::new(),
+        given_up: false,
+    };
     side.core.handle_answer(answer, side.now);
 }
 

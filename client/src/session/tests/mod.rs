@@ -61,8 +61,16 @@ impl Side {
     }
 
     fn answer_with(&mut self, number: u64, pairs: Vec<HeldPair>) {
-        let answer =
-            Answered { number, nonce: 1000 + number, ttl: TTL, alive: true, pairs, server_elapsed: None, why_not: String::new() };
+        let answer = Answered {
+            number,
+            nonce: 1000 + number,
+            ttl: TTL,
+            alive: true,
+            pairs,
+            server_elapsed: None,
+            why_not: String::new(),
+            given_up: false,
+        };
         self.core.handle_answer(answer, self.now);
     }
 

@@ -71,8 +71,16 @@ fn run(world: &World, from_arrival: bool) -> Result<usize, String> {
                 acknowledged = there;
             }
             let pairs = if alive && held { vec![pair.clone()] } else { vec![] };
-            let answer =
-                Answered { number, nonce: number, ttl: SHORT, alive, pairs, server_elapsed: None, why_not: String::new() };
+            let answer = Answered {
+                number,
+                nonce: number,
+                ttl: SHORT,
+                alive,
+                pairs,
+                server_elapsed: None,
+                why_not: String::new(),
+                given_up: false,
+            };
             answers.push((step.saturating_add(back), answer));
         }
         for (_, answer) in answers.extract_if(.., |(at, _)| *at == step) {

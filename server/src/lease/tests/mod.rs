@@ -5,12 +5,14 @@
 
 mod breaking;
 mod coming_back;
+mod copied;
 mod ending;
 mod explore;
 mod granting;
 mod oracle;
 mod queueing;
 mod random;
+mod reasons;
 mod registry;
 mod repeating;
 mod resting;

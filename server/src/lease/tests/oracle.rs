@@ -139,6 +139,13 @@ impl Book {
                     self.ends(false, true, !self.at_rest, grace);
                 }
             }
+            Command::EndCopied { session, .. } if done => {
+                self.wished.remove(session);
+                if self.holder.as_ref().is_some_and(|h| h.session == *session) {
+                    let ttl = before.session(session).ok_or("copied, and it did not live")?.ttl();
+                    self.ends(true, false, !self.at_rest, ttl.get() + grace);
+                }
+            }
             Command::GateClosed(lease) if done && lease.tree == *id => {
                 let danger = self.danger.as_mut().ok_or("a gate closed that nobody waited for")?;
                 if danger.writer.as_ref().is_none_or(|w| w.session != lease.session) {

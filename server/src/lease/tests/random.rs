@@ -27,7 +27,7 @@ struct Draw {
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
-    (0..26u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
+    (0..27u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
         .prop_map(|(what, side, tree, current, extra, repeat)| Draw { what, side, tree, current, extra, repeat })
 }
 
@@ -93,6 +93,10 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
             let value = [("fence", "none"), ("fence", "manual"), ("takeover", "a,b"), ("takeover", "any"), ("grace", "1s")];
             Command::SetPolicy { tree, policy: pairs(&[value[usize::from(d.extra) % value.len()]]) }
         }
+        25 => Command::EndCopied {
+            incarnation: state.session(&session).map_or(1, |s| s.incarnation()) - u64::from(d.current == 0),
+            session,
+        },
         _ => Command::ExpireSession { session: if d.extra.is_multiple_of(2) { lease.session } else { session }, decided_under },
     }
 }
@@ -115,8 +119,11 @@ fn carry_out(fault: Fault, draws: &[Draw]) -> Result<World, String> {
             Some((key, command)) if d.repeat => (key.clone(), command.clone(), true),
             _ => (key(step as u64), concrete(&before, d, step as u64), false),
         };
-        let replays =
-            repeated && !matches!(command, Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndGrace { .. });
+        let replays = repeated
+            && !matches!(
+                command,
+                Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+            );
         let answer = world.run_keyed(key.clone(), command.clone());
         if replays {
             if world.state != before {
