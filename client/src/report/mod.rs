@@ -160,7 +160,8 @@ pub struct FenceReport {
     pub attempt: u32,
     /// `confirm`: a person vouches; `agent`: the policy's command; `nothing`.
     pub needs: String,
-    /// What the storage's witness does, where there is one.
+    /// What the storage's witness does, where there is one: `asking`: this side's guard asks for the old holder's lock; `told`: it has
+    /// it, and tells the servers; `possible`: a side that waits and has the root mounted can ask.
     pub witness: Option<String>,
 }
 
@@ -270,6 +271,8 @@ pub struct LocalTree {
     pub writes_until: Option<WallTime>,
     /// What keeps the lease here.
     pub holds: Vec<HoldReport>,
+    /// What this side does as the storage's witness.
+    pub witness: Option<String>,
 }
 
 impl Report {
@@ -330,7 +333,7 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         requests: tree.waiters.iter().filter(|waiter| waiter.asked).map(RequestReport::from).collect(),
         holds: local.holds,
         not_enforced_by: Vec::new(),
-        fence: (tree.state == StateName::Fencing).then(|| FenceReport::new(tree)),
+        fence: (tree.state == StateName::Fencing).then(|| FenceReport::new(tree, local.witness)),
         roots: tree
             .roots
             .iter()
@@ -345,13 +348,14 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
 }
 
 impl FenceReport {
-    fn new(tree: &TreeStatus) -> Self {
+    fn new(tree: &TreeStatus, asks: Option<String>) -> Self {
+        let possible = || tree.witness.as_ref().map(|_| "possible".to_owned());
         let needs = match tree.policy.fence {
             Fence::Manual => "confirm",
             Fence::Exec(_) => "agent",
             Fence::None => "nothing",
         };
-        Self { attempt: tree.attempt, needs: needs.into(), witness: None }
+        Self { attempt: tree.attempt, needs: needs.into(), witness: asks.or_else(possible) }
     }
 }
 

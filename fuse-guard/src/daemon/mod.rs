@@ -13,12 +13,14 @@
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
+//! | `locks` | the marker's lock: taken, looked after, let go of; and the ended lease's, asked for |
 //! | `root` | marker, stamp and left-overs at a grant (I8) |
 //! | `report` | how things stand, as JSON |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
 
 mod calls;
 mod effects;
+mod locks;
 mod mounts;
 mod report;
 mod root;
@@ -102,6 +104,7 @@ pub(crate) struct Tree {
     unmounted: bool,
     /// Commands about this tree, one after the other: an acquire never overtakes the cancel before it.
     wire: servers::Wire,
+    locks: locks::Locks,
     hold_streams: BTreeMap<HoldId, mpsc::Sender<HoldAnswer>>,
     /// Who waits for the end of the lease.
     enders: Vec<mpsc::Sender<Progress>>,
@@ -154,6 +157,10 @@ pub(crate) struct Faults {
     no_stale: bool,
     /// The servers' events and table are not followed.
     hold_back_events: bool,
+    /// The marker's lock is not taken, or only said to be.
+    lock: crate::lower::witness::Fault,
+    /// A resumed lease's gate opens without an `active`.
+    resume_awake: bool,
 }
 
 impl Faults {
@@ -163,7 +170,13 @@ impl Faults {
         }
         let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
         let has = |name: &str| named.split(',').any(|n| n == name);
-        Self { no_stale: has("no_stale"), hold_back_events: has("hold_back_events") }
+        let lock = match () {
+            () if has("no_lock") => crate::lower::witness::Fault::NoLock,
+            () if has("only_says_locked") => crate::lower::witness::Fault::OnlySays,
+            () => crate::lower::witness::Fault::None,
+        };
+        let resume_awake = has("resume_awake");
+        Self { no_stale: has("no_stale"), hold_back_events: has("hold_back_events"), lock, resume_awake }
     }
 }
 
@@ -302,6 +315,7 @@ impl Daemon {
             tree.side.handle_timeout(now);
         }
         self.drop_unmounted(now);
+        self.look_after_locks(now);
         self.carry_out(now);
         self.drive_ending(now);
         if self.report_due.is_some_and(|at| now >= at) {
@@ -382,6 +396,7 @@ impl Daemon {
                 unmounting: false,
                 unmounted: false,
                 wire,
+                locks: locks::Locks::default(),
                 hold_streams: BTreeMap::new(),
                 enders: Vec::new(),
                 notes: Vec::new(),

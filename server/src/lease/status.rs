@@ -97,6 +97,10 @@ impl State {
             ended_epoch: tree.ended().map(|ended| ended.epoch),
             ended_side: tree.ended().and_then(|ended| ended.side.clone()),
             declined: tree.declined.clone(),
+            witness: match &tree.state {
+                TreeState::Fencing(fencing) => fencing.ended.marker.clone(),
+                _ => None,
+            },
         })
     }
     /// The trees whose cooling a leader must time: which, after which epoch, how long.
