@@ -180,7 +180,8 @@ pub struct TreeStatus {
     pub ended_side: Option<SideName>,
     /// Why the holder declined to hand over; empty if it did not.
     pub declined: String,
-    /// While fencing: the marker's lock that the ended lease's guard said it has. Who gets it is the storage's witness.
+    /// The marker's lock that the holder's guard has by its last word, or had when its lease ended unclean. While fencing, who gets
+    /// it is the storage's witness.
     pub witness: Option<MarkerLock>,
 }
 

@@ -4,8 +4,6 @@
 //! Nobody's policy is asked here: `fence=manual`, the default, without anybody who confirms.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use treelease_tests::hosts::{Server, Side, Signal, World, holds_within, quick, signal, wait_for};
@@ -39,29 +37,22 @@ fn local(lower: &Path) {
     }
 }
 
-/// Writes until it is told to stop, so that its side is never at rest.
-struct Writer(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+/// Writes until it is dropped, so that its side is never at rest. A process of its own: a child of the test's process would inherit a
+/// descriptor on the mount, and close it, and wait for a stopped daemon's answer to that.
+struct Writer(std::process::Child);
 
 impl Writer {
     fn on(side: &Side) -> Writer {
-        let (stop, path) = (Arc::new(AtomicBool::new(false)), side.at("dev").join("log"));
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                let _refused_in_the_end = std::fs::write(&path, "x");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        Writer(stop, Some(thread))
+        let mut shell = side.command("sh");
+        shell.args(["-c", "while :; do echo x > \"$0\"; sleep 0.02; done"]).arg(side.at("dev").join("log"));
+        Writer(shell.stderr(std::process::Stdio::null()).spawn().expect("sh runs"))
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.1.take() {
-            let _ = thread.join();
-        }
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
     }
 }
 
@@ -75,8 +66,13 @@ fn happened(side: &Side, event: &str, why: &str) -> bool {
 
 /// The servers know that this holder's marker is locked, and that it writes.
 fn known_to_be_locked(a: &Side, b: &Side) {
-    wait_for(LONG, "the servers are told of the lock", || happened(b, "active", "the marker is locked"));
+    wait_for(LONG, "the servers are told of the lock", || b.tree_status("dev")["marker_locked"] == true);
     assert!(a.holds("dev"));
+}
+
+/// Whether a process of that side can write there now.
+fn writes(side: &Side, name: &str) -> bool {
+    side.tool("sh", &["-c", "echo \"the next one's\" > \"$0\"", &side.file("dev", name)]).code == 0
 }
 
 fn state(side: &Side) -> String {
@@ -95,7 +91,7 @@ fn a_holder_that_was_killed_while_it_wrote_is_followed_without_anybody_who_vouch
     drop(writer);
     assert!(happened(&b, "fencing", "") && happened(&b, "witnessed", "pod has got the marker's lock"), "{:?}", events(&b));
     assert!(!happened(&b, "fenced", ""), "nobody vouched");
-    wait_for(LONG, "it writes", || std::fs::write(b.at("dev").join("log"), "mine").is_ok());
+    wait_for(LONG, "it writes", || writes(&b, "log"));
     // The next turns find the lock in order.
     known_to_be_locked(&b, &b);
     b.ok(&["release", "dev"]);
@@ -131,20 +127,18 @@ fn stopped_in_a_write(world: &World, fault: Option<&str>, story: impl FnOnce(&Si
     let writer = Writer::on(&a);
     known_to_be_locked(&a, &b);
     drop(writer);
-    let file = std::fs::File::create(a.at("dev").join("file")).unwrap();
     let stop = a.stop_at("write-admitted");
-    let late = std::thread::spawn(move || {
-        use std::io::Write;
-        (&file).write_all(b"too late").map_err(|e| e.raw_os_error())
-    });
+    let mut late = a.command("sh");
+    late.args(["-c", "printf 'too late' > \"$0\""]).arg(a.at("dev").join("file")).stderr(std::process::Stdio::null());
+    let mut late = late.spawn().expect("sh runs");
     wait_for(LONG, "the write is admitted", || stop.reached());
     let pid = a.daemon().expect("a daemon runs");
     signal(pid, Signal::STOP);
     drop(stop);
     story(&a, &b);
     signal(pid, Signal::CONT);
-    assert!(late.join().unwrap().is_err(), "the application learns that it was late, or refused");
-    wait_for(LONG, "what is written now is refused", || std::fs::write(a.at("dev").join("after"), "x").is_err());
+    assert!(!late.wait().unwrap().success(), "the application learns that it was late, or refused");
+    wait_for(LONG, "what is written now is refused", || !writes(&a, "after"));
     std::fs::read_to_string(world.lower("dev").join("file")).unwrap()
 }
 
@@ -167,7 +161,7 @@ fn control_a_lock_that_is_only_said_to_be_there_lets_a_stopped_holder_write_over
     let world = World::new();
     let found = stopped_in_a_write(&world, Some("only_says_locked"), |_, b| {
         b.ok(&["acquire", "dev", "--wait", "60s"]);
-        wait_for(LONG, "the next holder writes", || std::fs::write(b.at("dev").join("file"), "the next one's").is_ok());
+        wait_for(LONG, "the next holder writes", || writes(b, "file"));
     });
     assert!(found.starts_with("too late"), "the damage that the lock prevents: {found}");
 }
@@ -187,7 +181,7 @@ fn a_stopped_holder_that_goes_on_gives_its_word_through_the_storage() {
     assert!(waiting.wait().unwrap().success());
     drop(writer);
     assert!(!happened(&b, "fenced", ""), "{:?}", events(&b));
-    assert!(std::fs::write(a.at("dev").join("after"), "x").is_err(), "its gate stays shut");
+    assert!(!writes(&a, "after"), "its gate stays shut");
 }
 
 #[test]
@@ -225,7 +219,7 @@ fn after_a_clean_end_a_new_holder_gives_the_grant_back_while_another_daemon_stil
     let stray = lock_marker(&world.lower("dev").join(".treelease-tree"));
     let refused = b.run(&["acquire", "dev", "--wait", "60s"]);
     assert!(refused.code != 0 && refused.stderr.contains(&format!("(pid {})", std::process::id())), "{refused}");
-    assert_eq!(state(&b), "free", "it was given back");
+    wait_for(LONG, "it is given back", || state(&b) == "free");
     drop(stray);
     b.ok(&["acquire", "dev", "--wait", "60s"]);
 }

@@ -95,6 +95,10 @@ pub struct TreeReport {
     /// The side of that end.
     #[serde(default)]
     pub ended_side: Option<String>,
+    /// Whether the holder, or the one whose unclean end is waited out, has said that its guard has the marker's lock: then the storage
+    /// can be a witness of its end.
+    #[serde(default)]
+    pub marker_locked: bool,
     /// Why the holder declined to hand over; `None` if it did not.
     #[serde(default)]
     pub declined: Option<String>,
@@ -342,6 +346,7 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         why: tree.why.clone(),
         ended_epoch: tree.ended_epoch.map(|epoch| epoch.get()),
         ended_side: tree.ended_side.as_ref().map(SideName::to_string),
+        marker_locked: tree.witness.is_some(),
         declined: Some(tree.declined.clone()).filter(|why| !why.is_empty()),
         notes: Vec::new(),
     }

@@ -211,7 +211,8 @@ impl Daemon {
         let Some(tree) = self.trees.get_mut(id) else { return };
         let Some(grant) = tree.side.grant().filter(|g| g.epoch == epoch).cloned() else { return };
         if tree.side.right().is_none() {
-            let refusal = Refusal::new(Code::Storage, format!("\"{}\": the lock took longer than the lease lasts", tree.side.name));
+            let refusal =
+                Refusal::new(Code::Storage, format!("\"{}\": the lock took longer than the lease lasts", tree.side.name));
             return tree.side.handle_opened(epoch, Err(refusal), now);
         }
         let Some(mounted) = &tree.mounted else { return };

@@ -131,7 +131,10 @@ impl Daemon {
         if !tree.side.handle_locked(epoch, no, &word, now) {
             // The same descriptor, asked for once more meanwhile, is that try's.
             let same = matches!((&lock, &tree.locks.own), (Some(new), Some(own)) if Arc::ptr_eq(new, own));
-            return if same { } else { let_go(lock) };
+            return if same {
+            } else {
+                let_go(lock)
+            };
         }
         // A try that failed lets go of nothing: the descriptor that there is may still have it, with writes under it that are not
         // confirmed.
@@ -152,7 +155,8 @@ impl Daemon {
             let looked = tree.locks.looked.is_none_or(|at| now >= at.after(every));
             looked && !tree.locks.looking && tree.side.is_open()
         };
-        let ids: Vec<TreeId> = self.trees.iter().filter(|(_, t)| t.locks.own.is_some() && due(t)).map(|(id, _)| id.clone()).collect();
+        let ids: Vec<TreeId> =
+            self.trees.iter().filter(|(_, t)| t.locks.own.is_some() && due(t)).map(|(id, _)| id.clone()).collect();
         for id in ids {
             let Some(tree) = self.trees.get_mut(&id) else { continue };
             let (Some(lock), Some(epoch)) = (tree.locks.own.clone(), tree.side.grant().map(|g| g.epoch)) else { continue };

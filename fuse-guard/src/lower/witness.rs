@@ -127,10 +127,11 @@ fn lock_of(file: OwnedFd, fault: Fault) -> Tried {
         Ok(stat) => stat.st_ino,
         Err(e) => return Tried::Impossible(format!("cannot look at {}: {e}", marker::MARKER)),
     };
-    let marker = is_local(file.as_fd())
-        .then(|| place::of(&file).ok())
-        .flatten()
-        .map(|place| MarkerLock { kind: LockKind::Local, place, inode });
+    let marker = is_local(file.as_fd()).then(|| place::of(&file).ok()).flatten().map(|place| MarkerLock {
+        kind: LockKind::Local,
+        place,
+        inode,
+    });
     if fault == Fault::OnlySays {
         let _a_test = set(file.as_fd(), false);
     }
@@ -152,8 +153,13 @@ fn is_local(file: BorrowedFd<'_>) -> bool {
 /// Locks or unlocks the byte; does not wait.
 fn set(file: BorrowedFd<'_>, locked: bool) -> nix::Result<()> {
     let kind = if locked { libc::F_WRLCK } else { libc::F_UNLCK };
-    let byte =
-        libc::flock { l_type: kind as libc::c_short, l_whence: libc::SEEK_SET as libc::c_short, l_start: BYTE, l_len: 1, l_pid: 0 };
+    let byte = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: BYTE,
+        l_len: 1,
+        l_pid: 0,
+    };
     fcntl(file, FcntlArg::F_OFD_SETLK(&byte)).map(|_| ())
 }
 

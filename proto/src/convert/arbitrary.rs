@@ -237,9 +237,8 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         lease().prop_map(Command::GateClosed),
         (lease(), any::<u64>()).prop_map(|(lease, number)| Command::Rest { lease, number }),
         (lease(), any::<u64>(), of(marker_lock())).prop_map(|(lease, number, marker)| Command::Active { lease, number, marker }),
-        (tree_id(), epoch(), any::<u32>(), session_id(), marker_lock()).prop_map(|(tree, epoch, attempt, session, marker)| {
-            Command::Witnessed { tree, epoch, attempt, session, marker }
-        }),
+        (tree_id(), epoch(), any::<u32>(), session_id(), marker_lock())
+            .prop_map(|(tree, epoch, attempt, session, marker)| { Command::Witnessed { tree, epoch, attempt, session, marker } }),
         (lease(), any::<u64>(), text()).prop_map(|(lease, for_ms, note)| Command::Decline { lease, for_ms, note }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::Break { tree, epoch, reason }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::FenceConfirm { tree, epoch, reason }),

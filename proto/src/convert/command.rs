@@ -2,8 +2,8 @@
 
 use super::event::kind as event_kind;
 use super::{
-    BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire, pairs_to_wire, path,
-    present, say, say_path, text, ttl,
+    BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire,
+    pairs_to_wire, path, present, say, say_path, text, ttl,
 };
 use crate::command::{Acquire, Command, Leadership, LeaseRef, OpenSession, Release, Resume};
 use crate::epoch::Epoch;
@@ -150,11 +150,9 @@ impl TryFrom<wire::Command> for Command {
             },
             Kind::GateClosed(c) => Command::GateClosed(lease(&c.tree, &c.session, c.epoch)?),
             Kind::Rest(c) => Command::Rest { lease: lease(&c.tree, &c.session, c.epoch)?, number: c.number },
-            Kind::Active(c) => Command::Active {
-                lease: lease(&c.tree, &c.session, c.epoch)?,
-                number: c.number,
-                marker: marker_lock(c.marker)?,
-            },
+            Kind::Active(c) => {
+                Command::Active { lease: lease(&c.tree, &c.session, c.epoch)?, number: c.number, marker: marker_lock(c.marker)? }
+            }
             Kind::Witnessed(c) => Command::Witnessed {
                 tree: id("tree", &c.tree)?,
                 epoch: Epoch::from_raw(c.epoch),

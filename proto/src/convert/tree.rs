@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::policy::{policy_from_wire, policy_to_wire};
-use super::{BadMessage, Out, SENTENCE_MAX, cut, each, end, id, marker_lock, optional_id, or_empty, path, say, say_path, sentence, text, ttl};
+use super::{
+    BadMessage, Out, SENTENCE_MAX, cut, each, end, id, marker_lock, optional_id, or_empty, path, say, say_path, sentence, text,
+    ttl,
+};
 use crate::epoch::{Epoch, RunStart};
 use crate::time::WallTime;
 use crate::tree::{Holder, Root, RootState, StateName, TreeStatus, Waiter};

@@ -291,7 +291,8 @@ impl State {
         let Some(side) = tree.queue.iter().find(|w| w.session == *session).map(|w| w.side.clone()) else {
             return ignore(format!("who does not wait for {} is no witness", tree.name));
         };
-        let reason = format!("{side} has got the marker's lock: {} is gone, or has let go of it with everything written", who(tree));
+        let reason =
+            format!("{side} has got the marker's lock: {} is gone, or has let go of it with everything written", who(tree));
         let event = Event { reason, ..tree.event(EventKind::Witnessed, context) };
         context.happened(event);
         tree.free_unclean();

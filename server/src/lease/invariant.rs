@@ -169,9 +169,8 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
         }
         (TreeState::Fencing(before), TreeState::Fencing(after)) => must(before == after, || format!("{name}: a fence changed")),
         (TreeState::Fencing(fencing), TreeState::Free | TreeState::Held(_)) => {
-            let passes = vouched(command, &fencing.ended)
-                || witnessed(command, fencing)
-                || came_back(&fencing.ended, after, command);
+            let passes =
+                vouched(command, &fencing.ended) || witnessed(command, fencing) || came_back(&fencing.ended, after, command);
             must(passes, || format!("{name}: I2: it passed on without its fence"))
         }
         (from, to) => Err(format!("{name}: there is no way from {from:?} to {to:?}")),

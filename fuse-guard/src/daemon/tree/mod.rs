@@ -39,7 +39,6 @@ pub use line::Line;
 pub use lock::{LOCK_LIMIT, LOCK_PATIENCE, LockWord};
 pub use owed::Past;
 pub use rest::{REST_AFTER, Rest};
-pub use witness::Attempt;
 use treelease_client::words::command::{Grant, LeaseRef};
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::id::{HoldId, MarkerLock, SessionId, SideName, TreeId, TreeName};
@@ -47,6 +46,7 @@ use treelease_client::words::policy::{FirstWrite, Mode, OnClose, Policy};
 use treelease_client::words::refusal::{Code, Refusal};
 use treelease_client::words::time::BootTime;
 use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
+pub use witness::Attempt;
 
 use crate::gate::{Right, Standing};
 use crate::handoff::Handoff;
@@ -752,8 +752,8 @@ impl TreeSide {
                     self.lock_due().filter(|_| !self.lapsed),
                     self.witness_due(),
                 ]
-                    .into_iter()
-                    .flatten(),
+                .into_iter()
+                .flatten(),
             )
             .min()
     }

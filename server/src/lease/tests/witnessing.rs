@@ -8,7 +8,8 @@ fn fencing(marker: Option<MarkerLock>) -> (World, SessionId) {
     let (a, b) = (world.open("a", 1), world.open("b", 2));
     let lease = world.granted(&a);
     world.queued(&b);
-    assert_eq!(world.active(&lease, 1, marker), Answer::Done);
+    assert_eq!(world.active(&lease, 1, marker.clone()), Answer::Done);
+    assert_eq!(world.status().witness, marker, "people see it while it is held");
     world.expire(&a);
     world.end_grace(1);
     assert_eq!(world.stands(), StateName::Fencing);
@@ -60,7 +61,10 @@ fn i2_while_it_cools_or_is_held_a_free_lock_says_nothing() {
     world.active(&lease, 1, Some(marker_on("k")));
     assert!(ignored(&world.witness(1, 1, &b, marker_on("k"))), "a restarted daemon may not have locked it again yet");
     world.expire(&a);
-    assert!(ignored(&world.witness(1, 0, &b, marker_on("k"))), "a call that was admitted just before the deadline may be in flight");
+    assert!(
+        ignored(&world.witness(1, 0, &b, marker_on("k"))),
+        "a call that was admitted just before the deadline may be in flight"
+    );
 }
 
 #[test]

@@ -107,7 +107,9 @@ fn details(tree: &TreeReport) -> Vec<String> {
         line(format!("{}: {}", tree.state.as_str(), tree.why));
     }
     match tree.fence.as_ref().and_then(|f| f.witness.as_deref()) {
-        Some("asking") => line("this side asks the storage whether the old holder is gone; nobody needs to do anything if it is".into()),
+        Some("asking") => {
+            line("this side asks the storage whether the old holder is gone; nobody needs to do anything if it is".into())
+        }
         Some("told") => line("the storage says that the old holder is gone; the servers are told".into()),
         Some(_) => line("a side that waits for it and has it mounted can ask the storage whether the old holder is gone".into()),
         None => {}

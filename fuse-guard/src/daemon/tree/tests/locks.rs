@@ -179,7 +179,14 @@ fn the_word_about_the_lock_is_said_again_until_it_is_answered() {
 /// The tree fences after the pod's unclean end at epoch 4; these wait.
 fn fencing(w: &World, waiters: &[(&str, bool)], witness: Option<MarkerLock>) -> TreeStatus {
     let status = w.status(4, None, waiters);
-    TreeStatus { state: StateName::Fencing, attempt: 1, ended_epoch: Some(e(4)), ended_side: Some(name("pod")), witness, ..status }
+    TreeStatus {
+        state: StateName::Fencing,
+        attempt: 1,
+        ended_epoch: Some(e(4)),
+        ended_side: Some(name("pod")),
+        witness,
+        ..status
+    }
 }
 
 fn asks(w: &mut World) -> Option<Attempt> {
