@@ -239,6 +239,29 @@ pub fn read(root: BorrowedFd<'_>) -> Result<Option<Found>, MarkerError> {
     Ok(Some(Found { marker, inode }))
 }
 
+/// Opens the marker for who wants its lock: for writing, as an exclusive lock asks for, though nothing is ever written to it.
+pub fn open_to_lock(root: BorrowedFd<'_>) -> Result<OwnedFd, MarkerError> {
+    let as_owner = AsOwner::of_root(root)?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(root, MARKER, flags, Mode::empty()).map_err(io(format!("cannot open {MARKER} to lock it")))?;
+    drop(as_owner);
+    let stat = rustix::fs::fstat(&fd).map_err(io(format!("cannot look at {MARKER}")))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(MarkerError::Damaged { name: MARKER.into(), why: "it is no regular file".into(), torn: false });
+    }
+    Ok(fd)
+}
+
+/// Whether the marker's name leads to this opened file.
+pub fn leads_to(root: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<bool, MarkerError> {
+    let opened = rustix::fs::fstat(file).map_err(io(format!("cannot look at {MARKER}")))?;
+    match rustix::fs::statat(root, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(io(format!("cannot look at {MARKER}"))(e)),
+    }
+}
+
 /// Creates it: O_EXCL, written, synced, and the directory too. Returns it with its inode number.
 pub fn create(root: BorrowedFd<'_>, marker: &Marker) -> Result<Marker, MarkerError> {
     let written = write_new(root, MARKER, |inode| Marker { format: FORMAT, inode, ..marker.clone() })?;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, RunStart};
-use crate::id::{ClusterId, NodeId, Place, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
+use crate::id::{ClusterId, MarkerLock, NodeId, Place, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
 use crate::refusal::Refusal;
 use crate::time::{Ttl, WallTime};
 use crate::tree::{End, Holder, Root};
@@ -116,8 +116,22 @@ pub enum Command {
         lease: LeaseRef,
         /// A lower one than the last applied is ignored.
         number: u64,
-        /// Whether the guard holds the marker's lock, taken in this epoch.
-        marker_locked: bool,
+        /// The marker's lock, if the guard has it, taken in this epoch on a descriptor of this epoch, and it is one that can be a
+        /// witness. The holder lets go of it only with nothing unconfirmed, or by its end.
+        marker: Option<MarkerLock>,
+    },
+    /// A waiter's guard has got the lock that the ended lease's guard had: the storage's word that it is gone. The fence's success.
+    Witnessed {
+        /// Which tree.
+        tree: TreeId,
+        /// Whose unclean end.
+        epoch: Epoch,
+        /// Of the fence.
+        attempt: u32,
+        /// The waiter.
+        session: SessionId,
+        /// What it has got.
+        marker: MarkerLock,
     },
     /// The holder answers "not now" to those who asked.
     Decline {

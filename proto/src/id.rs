@@ -156,6 +156,39 @@ pub struct Place {
     pub superblock: u64,
 }
 
+/// What a marker's lock tells when it is free (DESIGN 3, the storage is a witness). Only kinds on which that was thought through are
+/// here: on all others, and on one that is not known, a lock is no witness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockKind {
+    /// A filesystem of this machine's kernel: the lock is free when the last thread of the process that had it is gone.
+    Local,
+}
+
+impl LockKind {
+    /// As on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LockKind::Local => "local",
+        }
+    }
+    /// The kind of that name; `None`: not one that this version knows as a witness.
+    pub fn parse(s: &str) -> Option<LockKind> {
+        (s == LockKind::Local.as_str()).then_some(LockKind::Local)
+    }
+}
+
+/// The very lock that a guard has on a root's marker, found by the opened descriptor: two that are equal exclude each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MarkerLock {
+    /// What it tells.
+    pub kind: LockKind,
+    /// The kernel, and the superblock of the marker.
+    pub place: Place,
+    /// The marker's inode.
+    pub inode: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, RunStart};
-use crate::id::{ClusterId, RootId, SessionId, SideName, TreeId, TreeName};
+use crate::id::{ClusterId, MarkerLock, RootId, SessionId, SideName, TreeId, TreeName};
 use crate::policy::Policy;
 use crate::time::{Ttl, WallTime};
 
@@ -180,6 +180,9 @@ pub struct TreeStatus {
     pub ended_side: Option<SideName>,
     /// Why the holder declined to hand over; empty if it did not.
     pub declined: String,
+    /// The marker's lock that the holder's guard has by its last word, or had when its lease ended unclean. While fencing, who gets
+    /// it is the storage's witness.
+    pub witness: Option<MarkerLock>,
 }
 
 /// A session as others see it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use treelease_tests::hosts::{Side, Timer, World, quick, wait_for};
+use treelease_tests::hosts::{Server, Side, Timer, World, quick, wait_for};
 
 const LONG: Duration = Duration::from_secs(10);
 const EROFS: i32 = nix::errno::Errno::EROFS as i32;
@@ -15,10 +15,20 @@ fn at_rest(side: &Side) -> bool {
     side.tree_status("dev")["at_rest"] == true
 }
 
+/// Two sides without the marker's lock: here nothing but a person ends a fence (with it: `story_witness`).
+fn without_the_lock(world: &World) -> (Server, Side, Side) {
+    let server = world.server();
+    let (a, b) = (world.side("workstation", &server).fault("no_lock"), world.side("pod", &server).fault("no_lock"));
+    world.tree(&a, "dev", &quick(&["fence=manual"]));
+    a.mount("dev", &world.lower("dev"));
+    b.mount("dev", &world.lower("dev"));
+    (server, a, b)
+}
+
 #[test]
 fn a_holder_killed_at_rest_needs_no_fence() {
     let world = World::new();
-    let (_server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    let (_server, a, b) = without_the_lock(&world);
     a.ok(&["acquire", "dev"]);
     write(&a, "one").unwrap();
     wait_for(LONG, "it is at rest", || at_rest(&b));
@@ -32,7 +42,7 @@ fn a_holder_killed_at_rest_needs_no_fence() {
 #[test]
 fn control_a_holder_killed_while_it_writes_is_waited_for_until_somebody_vouches() {
     let world = World::new();
-    let (_server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    let (_server, a, b) = without_the_lock(&world);
     a.ok(&["acquire", "dev"]);
     write(&a, "one").unwrap();
     assert!(!at_rest(&b), "less than a second ago");

@@ -140,7 +140,12 @@ fn kill_9_of_a_command_drops_its_hold_and_the_other_side_gets_the_tree() {
 #[test]
 fn a_holder_that_vanishes_is_waited_out_and_fenced_before_the_other_side_is_granted() {
     let world = World::new();
-    let (_server, workstation, pod) = world.two_hosts(&quick(&["fence=manual"]));
+    // Without the marker's lock: with it the storage would be a witness, and nobody would have to vouch (`story_witness`).
+    let server = world.server();
+    let (workstation, pod) = (world.side("workstation", &server).fault("no_lock"), world.side("pod", &server));
+    world.tree(&workstation, "dev", &quick(&["fence=manual"]));
+    workstation.mount("dev", &world.lower("dev"));
+    pod.mount("dev", &world.lower("dev"));
     workstation.ok(&["acquire", "dev"]);
     assert_eq!(write(&workstation, "f"), Ok(()));
     let epoch = workstation.tree_status("dev")["epoch"].as_u64().unwrap();

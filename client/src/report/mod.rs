@@ -95,6 +95,10 @@ pub struct TreeReport {
     /// The side of that end.
     #[serde(default)]
     pub ended_side: Option<String>,
+    /// Whether the holder, or the one whose unclean end is waited out, has said that its guard has the marker's lock: then the storage
+    /// can be a witness of its end.
+    #[serde(default)]
+    pub marker_locked: bool,
     /// Why the holder declined to hand over; `None` if it did not.
     #[serde(default)]
     pub declined: Option<String>,
@@ -160,7 +164,8 @@ pub struct FenceReport {
     pub attempt: u32,
     /// `confirm`: a person vouches; `agent`: the policy's command; `nothing`.
     pub needs: String,
-    /// What the storage's witness does, where there is one.
+    /// What the storage's witness does, where there is one: `asking`: this side's guard asks for the old holder's lock; `told`: it has
+    /// it, and tells the servers; `possible`: a side that waits and has the root mounted can ask.
     pub witness: Option<String>,
 }
 
@@ -270,6 +275,8 @@ pub struct LocalTree {
     pub writes_until: Option<WallTime>,
     /// What keeps the lease here.
     pub holds: Vec<HoldReport>,
+    /// What this side does as the storage's witness.
+    pub witness: Option<String>,
 }
 
 impl Report {
@@ -330,7 +337,7 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         requests: tree.waiters.iter().filter(|waiter| waiter.asked).map(RequestReport::from).collect(),
         holds: local.holds,
         not_enforced_by: Vec::new(),
-        fence: (tree.state == StateName::Fencing).then(|| FenceReport::new(tree)),
+        fence: (tree.state == StateName::Fencing).then(|| FenceReport::new(tree, local.witness)),
         roots: tree
             .roots
             .iter()
@@ -339,19 +346,21 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         why: tree.why.clone(),
         ended_epoch: tree.ended_epoch.map(|epoch| epoch.get()),
         ended_side: tree.ended_side.as_ref().map(SideName::to_string),
+        marker_locked: tree.witness.is_some(),
         declined: Some(tree.declined.clone()).filter(|why| !why.is_empty()),
         notes: Vec::new(),
     }
 }
 
 impl FenceReport {
-    fn new(tree: &TreeStatus) -> Self {
+    fn new(tree: &TreeStatus, asks: Option<String>) -> Self {
+        let possible = || tree.witness.as_ref().map(|_| "possible".to_owned());
         let needs = match tree.policy.fence {
             Fence::Manual => "confirm",
             Fence::Exec(_) => "agent",
             Fence::None => "nothing",
         };
-        Self { attempt: tree.attempt, needs: needs.into(), witness: None }
+        Self { attempt: tree.attempt, needs: needs.into(), witness: asks.or_else(possible) }
     }
 }
 

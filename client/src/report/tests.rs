@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::*;
 use crate::words::command::EventKind;
 use crate::words::epoch::{Epoch, RunStart};
-use crate::words::id::{ClusterId, SessionId, TreeId};
+use crate::words::id::{ClusterId, LockKind, MarkerLock, Place, SessionId, TreeId};
 use crate::words::policy::Policy;
 use crate::words::refusal::Code;
 use crate::words::time::Ttl;
@@ -50,6 +50,7 @@ fn tree() -> TreeStatus {
         ended_epoch: None,
         ended_side: None,
         declined: String::new(),
+        witness: None,
     }
 }
 
@@ -103,6 +104,11 @@ fn a_fencing_tree_says_what_it_needs_and_whose_end_it_is() {
     let json = serde_json::to_value(tree_report(&tree, None, None)).unwrap();
     has_keys(&json["fence"], "attempt needs witness");
     assert_eq!(json["fence"]["needs"], "confirm");
+    assert_eq!(json["fence"]["witness"], Value::Null, "the old holder had no lock that could be one");
+    tree.witness = Some(MarkerLock { kind: LockKind::Local, place: Place { boot: "b".into(), superblock: 1 }, inode: 2 });
+    assert_eq!(tree_report(&tree, None, None).fence.unwrap().witness.as_deref(), Some("possible"));
+    let local = LocalTree { witness: Some("asking".into()), ..LocalTree::default() };
+    assert_eq!(tree_report(&tree, None, Some(local)).fence.unwrap().witness.as_deref(), Some("asking"));
     assert_eq!(json["ended_epoch"], 42);
 }
 

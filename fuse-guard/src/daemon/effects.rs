@@ -17,11 +17,12 @@ use treelease_client::words::wire::{self, hold_answer, progress};
 
 use super::servers::{Job, Purpose};
 use super::state_dir::{LeaseNote, LetGo};
-use super::tree::{Effect, EndResult, Past};
+use super::tree::{Attempt, Effect, EndResult, LockWord, Past};
 use super::{Daemon, Msg, Tree};
 use crate::fuse::Mount;
 use crate::gate::{Outcome, Right};
 use crate::handoff::{DRAIN_LIMIT, PUSH_LIMIT, Step};
+use crate::lower::witness::Lock;
 
 /// How long dropping the kernel's caches may take at a grant before the lease is handed back.
 pub(super) const DROP_LIMIT: Duration = Duration::from_secs(8);
@@ -39,6 +40,12 @@ const ROOM_FOR_LAST: usize = 8;
 pub(crate) enum Done {
     /// The servers' answer to a command.
     Answer(Purpose, Result<Answer, Refusal>),
+    /// The marker's lock was asked for, for this epoch, in this try.
+    Locked(Epoch, u64, Result<(LockWord, Option<Arc<Lock>>), Refusal>),
+    /// The storage was looked at through the lock of that epoch.
+    LookedAfter(Epoch, Result<(), String>),
+    /// The ended lease's lock was asked for.
+    Asked(Attempt, Option<Arc<Lock>>),
     /// Marker, stamp and left-overs are seen to; notes for people.
     Opened(Epoch, Result<Vec<String>, Refusal>),
     /// Waiting operations carried out, caches dropped.
@@ -100,6 +107,7 @@ impl Daemon {
             Effect::GiveBack { epoch, reason } => {
                 tracing::warn!(tree = %id, %epoch, reason, "grant given back");
                 self.note_let_go(id, epoch, Past::GivenBack);
+                self.drop_lock(id);
                 if let Some(lease) = self.lease(id, epoch) {
                     self.send(id, Command::GiveBack { lease, reason }, Purpose::Owed(epoch), RequestKey::random());
                 }
@@ -107,6 +115,7 @@ impl Daemon {
             Effect::SurrenderUnopened { epoch, reason } => {
                 tracing::error!(tree = %id, %epoch, reason, "the resumed lease cannot be used: surrendered");
                 self.note_let_go(id, epoch, Past::Surrendered);
+                self.drop_lock(id);
                 if let Some(lease) = self.lease(id, epoch) {
                     let command = Command::Surrender { lease, reason, files: Vec::new() };
                     self.send(id, command, Purpose::Owed(epoch), RequestKey::random());
@@ -129,13 +138,17 @@ impl Daemon {
             Effect::Settle(no) => self.settle(id, no),
             Effect::TellRest { at_rest, number } => {
                 let Some(lease) = self.current_lease(id) else { return };
-                // The marker's lock comes with a later version: so far no other side could witness it.
+                let marker = self.trees.get(id).and_then(|t| t.side.marker_to_say());
                 let command = match at_rest {
                     true => Command::Rest { lease, number },
-                    false => Command::Active { lease, number, marker_locked: false },
+                    false => Command::Active { lease, number, marker },
                 };
                 self.send(id, command, Purpose::Rest(number), RequestKey::random());
             }
+            Effect::TakeLock { epoch, no } => self.take_lock(id, epoch, no),
+            Effect::AskWitness(of) => self.ask_witness(id, of),
+            Effect::TellWitness(of, marker) => self.tell_witness(id, of, marker),
+            Effect::DropWitness => self.drop_witness(id),
             Effect::Step(step) => self.step(id, step),
             Effect::HoldGranted(hold) => self.hold_granted(id, &hold),
             Effect::HoldWaits(hold) => self.hold_waits(id, &hold),
@@ -184,7 +197,7 @@ impl Daemon {
     }
 
     /// Runs something that may hang on a thread that may be lost, and brings its end back.
-    fn elsewhere(&self, id: &TreeId, work: impl FnOnce() -> Done + Send + 'static) {
+    pub(super) fn elsewhere(&self, id: &TreeId, work: impl FnOnce() -> Done + Send + 'static) {
         let (mail, id) = (self.mail.clone(), id.clone());
         tokio::task::spawn_blocking(move || {
             let done = work();
@@ -193,12 +206,23 @@ impl Daemon {
     }
 
     fn open_root(&mut self, id: &TreeId, grant: Grant) {
-        let Some(tree) = self.trees.get(id) else { return };
-        let Some(mounted) = &tree.mounted else {
-            // Shim-only: there is no gate to open.
-            self.elsewhere(id, move || Done::Opened(grant.epoch, Ok(Vec::new())));
-            return;
-        };
+        if self.mount(id).is_some() {
+            return self.lock_for_opening(id, &grant);
+        }
+        // Shim-only: there is no gate to open.
+        self.elsewhere(id, move || Done::Opened(grant.epoch, Ok(Vec::new())));
+    }
+
+    /// The lock was asked for: now marker, stamp and left-overs, as long as the right to write lives.
+    pub(super) fn check_root(&mut self, id: &TreeId, epoch: Epoch, now: BootTime) {
+        let Some(tree) = self.trees.get_mut(id) else { return };
+        let Some(grant) = tree.side.grant().filter(|g| g.epoch == epoch).cloned() else { return };
+        if tree.side.right().is_none() {
+            let refusal =
+                Refusal::new(Code::Storage, format!("\"{}\": the lock took longer than the lease lasts", tree.side.name));
+            return tree.side.handle_opened(epoch, Err(refusal), now);
+        }
+        let Some(mounted) = &tree.mounted else { return };
         let (Some(session), Some(cluster)) = (self.file.session.clone(), self.file.cluster.clone()) else { return };
         let opening = super::root::Opening {
             root: mounted.root.clone(),
@@ -250,16 +274,23 @@ impl Daemon {
 
     fn shut(&mut self, id: &TreeId, epoch: Epoch) {
         let mount = self.mount(id);
+        let lock = self.trees.get_mut(id).and_then(|t| t.locks.own.take());
         let (mail, id) = (self.mail.clone(), id.clone());
         tokio::task::spawn_blocking(move || {
+            // What could not be confirmed keeps the lock, until the process ends.
+            let keep = || lock.iter().for_each(|lock| lock.keep());
             if let Some(mount) = mount {
                 // The daemon's word that its gate is shut lets the server wait less: not while a write is in flight (I2 c).
                 if !mount.drain(SHUT_LIMIT) {
                     tracing::error!(tree = %id, %epoch, "writes are in flight still: the server waits its full time");
-                    return;
+                    return keep();
                 }
-                if let Err(failed) = mount.flush(SHUT_LIMIT) {
-                    tracing::warn!(files = ?failed.files, why = failed.why, "a flush after the lease was taken away has failed");
+                match mount.flush(SHUT_LIMIT) {
+                    Ok(_) => lock.iter().for_each(|lock| _ = lock.let_go(lock.turn())),
+                    Err(failed) => {
+                        tracing::warn!(files = ?failed.files, why = failed.why, "a flush after the lease was taken away has failed");
+                        keep();
+                    }
                 }
                 mount.drop_caches(DROP_LIMIT);
             }
@@ -285,11 +316,17 @@ impl Daemon {
 
     fn flush_lapsed(&mut self, id: &TreeId) {
         let Some(mount) = self.mount(id) else { return };
+        let lock = self.trees.get(id).and_then(|t| t.locks.own.clone()).map(|lock| (lock.turn(), lock));
         tracing::warn!(tree = %id, "the deadline has passed without a renewal: writes have stopped");
         tokio::task::spawn_blocking(move || {
-            mount.drain(SHUT_LIMIT);
-            if let Err(failed) = mount.flush(SHUT_LIMIT) {
-                tracing::warn!(files = ?failed.files, why = failed.why, "a flush at the deadline has failed");
+            let drained = mount.drain(SHUT_LIMIT);
+            match mount.flush(SHUT_LIMIT) {
+                // Nothing is unconfirmed: a free lock is this side's word for it, through the storage.
+                Ok(_) if drained => lock.iter().for_each(|(turn, lock)| _ = lock.let_go(*turn)),
+                Ok(_) => {}
+                Err(failed) => {
+                    tracing::warn!(files = ?failed.files, why = failed.why, "a flush at the deadline has failed");
+                }
             }
         });
     }
@@ -332,6 +369,9 @@ impl Daemon {
             }
             Step::Surrender { why, request } => {
                 let Some(lease) = self.current_lease(id) else { return };
+                if let Some(lock) = self.trees.get(id).and_then(|t| t.locks.own.as_ref()) {
+                    lock.keep();
+                }
                 self.note_let_go(id, lease.epoch, Past::Surrendered);
                 tracing::error!(tree = %id, why, "surrendered: the lease ends unclean");
                 self.send_end(id, Command::Surrender { lease, reason: why, files: Vec::new() }, request);
@@ -439,13 +479,20 @@ impl Daemon {
         };
         tree.end_key = Some((epoch, request, key.clone()));
         let no = tree.side.end_no();
-        self.send(id, command, Purpose::End(no), key);
+        // The lock goes last, and before a release is sent. A surrender keeps it.
+        let release = matches!(command, Command::Release(_));
+        let unlock = tree.locks.own.take_if(|_| release);
+        self.send_after(id, unlock, command, Purpose::End(no), key);
     }
 
     pub(super) fn send(&mut self, id: &TreeId, command: Command, purpose: Purpose, key: RequestKey) {
+        self.send_after(id, None, command, purpose, key);
+    }
+
+    fn send_after(&mut self, id: &TreeId, unlock: Option<Arc<Lock>>, command: Command, purpose: Purpose, key: RequestKey) {
         let Some(tree) = self.trees.get(id) else { return };
         let (servers, cluster) = (self.servers.clone(), self.file.cluster.clone());
-        if let Err(error) = tree.wire.try_send(Job { key, command, purpose: purpose.clone(), servers, cluster }) {
+        if let Err(error) = tree.wire.try_send(Job { key, unlock, command, purpose: purpose.clone(), servers, cluster }) {
             tracing::error!(tree = %id, %error, "too many commands wait for the servers");
             let refusal = Refusal::new(Code::Limit, "too many commands wait for the lease servers");
             let (mail, id) = (self.mail.clone(), id.clone());
@@ -468,6 +515,13 @@ impl Daemon {
                 tree.side.handle_end_answer(no, answer.map_err(|r| r.message), now);
                 self.read_table_soon(now);
             }
+            Done::Answer(Purpose::Witness(of), answer) => {
+                tree.side.handle_witness_answer(of, &answer, now);
+                self.read_table_soon(now);
+            }
+            Done::Locked(epoch, no, result) => self.handle_locked(id, epoch, no, result, now),
+            Done::LookedAfter(epoch, looked) => self.handle_looked_after(id, epoch, looked, now),
+            Done::Asked(of, lock) => self.handle_asked(id, of, lock, now),
             Done::Answer(Purpose::Rest(number), answer) => tree.side.handle_rest_answer(number, &answer, now),
             Done::Answer(Purpose::Tell | Purpose::Cancel, _) => {}
             Done::Settled(no, settled) => tree.side.handle_settled(no, settled, now),

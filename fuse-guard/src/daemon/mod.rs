@@ -14,6 +14,7 @@
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
 //! | `clock` | what follows when this machine's clock was wrong |
+//! | `locks` | the marker's lock: taken, looked after, let go of; and the ended lease's, asked for |
 //! | `root` | marker, stamp and left-overs at a grant (I8) |
 //! | `report` | how things stand, as JSON |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
@@ -21,6 +22,7 @@
 mod calls;
 mod clock;
 mod effects;
+mod locks;
 mod mounts;
 mod report;
 mod root;
@@ -104,6 +106,7 @@ pub(crate) struct Tree {
     unmounted: bool,
     /// Commands about this tree, one after the other: an acquire never overtakes the cancel before it.
     wire: servers::Wire,
+    locks: locks::Locks,
     hold_streams: BTreeMap<HoldId, mpsc::Sender<HoldAnswer>>,
     /// Who waits for the end of the lease.
     enders: Vec<mpsc::Sender<Progress>>,
@@ -162,6 +165,10 @@ pub(crate) struct Faults {
     paused_clock: bool,
     /// What the server says about time is not listened to.
     clock_believed: bool,
+    /// The marker's lock is not taken, or only said to be.
+    lock: crate::lower::witness::Fault,
+    /// A resumed lease's gate opens without an `active`.
+    resume_awake: bool,
 }
 
 impl Faults {
@@ -171,12 +178,20 @@ impl Faults {
         }
         let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
         let has = |name: &str| named.split(',').any(|n| n == name);
+        let lock = match () {
+            () if has("no_lock") => crate::lower::witness::Fault::NoLock,
+            () if has("only_says_locked") => crate::lower::witness::Fault::OnlySays,
+            () => crate::lower::witness::Fault::None,
+        };
+        let resume_awake = has("resume_awake");
         Self {
             no_stale: has("no_stale"),
             hold_back_events: has("hold_back_events"),
             gate_open: has("gate_open"),
             paused_clock: has("paused_clock"),
             clock_believed: has("clock_believed"),
+            lock,
+            resume_awake,
         }
     }
 }
@@ -317,6 +332,7 @@ impl Daemon {
             tree.side.handle_timeout(now);
         }
         self.drop_unmounted(now);
+        self.look_after_locks(now);
         self.carry_out(now);
         self.drive_ending(now);
         if self.report_due.is_some_and(|at| now >= at) {
@@ -397,6 +413,7 @@ impl Daemon {
                 unmounting: false,
                 unmounted: false,
                 wire,
+                locks: locks::Locks::default(),
                 hold_streams: BTreeMap::new(),
                 enders: Vec::new(),
                 notes: Vec::new(),

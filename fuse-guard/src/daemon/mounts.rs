@@ -454,7 +454,7 @@ impl Daemon {
 }
 
 /// How long a look at all processes may take: it is a few milliseconds where nothing hangs.
-const LOOK_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
+const LOOK_LIMIT: std::time::Duration = std::time::Duration::from_secs(7);
 
 /// How long one configured mount may take at the daemon's start.
 const RESTORE_LIMIT: std::time::Duration = std::time::Duration::from_secs(8);

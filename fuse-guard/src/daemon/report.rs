@@ -44,6 +44,7 @@ impl Daemon {
             mounted_at: tree.mounted.as_ref().map(|m| m.at.clone()),
             writes_until: tree.side.writes_until(self.clock.now()).map(|until| self.wall_of(until)),
             holds: Self::holds_of(tree),
+            witness: tree.side.witness_word().map(str::to_owned),
         })
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Purpose {
     Owed(Epoch),
     /// Leaving the queue.
     Cancel,
+    /// An answer to a witness's word about that fence.
+    Witness(super::tree::Attempt),
     /// An answer to the rest or active of that number.
     Rest(u64),
     /// Sent until it is answered; the answer changes nothing here.
@@ -47,6 +49,8 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub key: RequestKey,
+    /// Let go of before it is sent.
+    pub unlock: Option<std::sync::Arc<crate::lower::witness::Lock>>,
     pub command: Command,
     pub purpose: Purpose,
     /// As they were when it was sent: the first commands may be older than the configuration's servers.
@@ -343,6 +347,7 @@ impl Daemon {
                     self.session_lost(&why, now);
                     return;
                 }
+                let resume_awake = self.faults.resume_awake;
                 let listed: Vec<_> = session.listed().values().cloned().collect();
                 self.refresh_rights(now);
                 if first && self.link.resumed {
@@ -357,7 +362,7 @@ impl Daemon {
                     let past = self.past_of(&id, epoch);
                     let tree = self.tree_entry(&id, &name);
                     let before = tree.side.grant().map(|g| g.epoch);
-                    if inherited {
+                    if inherited && !resume_awake {
                         tree.side.handle_resumed(grant, past, now);
                     } else {
                         tree.side.handle_grant(grant, now);
@@ -466,6 +471,10 @@ impl Daemon {
         let (mail, id, actor) = (self.mail.clone(), id.clone(), self.actor());
         tokio::spawn(async move {
             while let Some(job) = jobs.recv().await {
+                if let Some(lock) = job.unlock.clone() {
+                    let gone = tokio::task::spawn_blocking(move || lock.let_go(lock.turn()));
+                    let _hangs = tokio::time::timeout(super::locks::UNLOCK_LIMIT, gone).await;
+                }
                 let result = match &job.servers {
                     Some(servers) => servers.do_keyed(&job.key, &actor, job.cluster.as_ref(), &job.command).await,
                     None => Err(CallError::Unreachable { tried: vec![], waited: Duration::ZERO, last: "no lease server".into() }),

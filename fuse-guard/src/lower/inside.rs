@@ -138,7 +138,9 @@ fn one(pid: u32, place: &Place) -> io::Result<Vec<Inside>> {
         let writable = matches!(flags & 0o3, 0o1 | 0o2);
         let Some(mount) = by_id(id).filter(|m| writable && m.device == place.device) else { continue };
         let Ok(path) = std::fs::read_link(entry.path()) else { continue };
-        if place.holds(mount, &undeleted(&path)) {
+        // Another guard's hand on the marker: nothing is written through it.
+        let marker = path.file_name().is_some_and(treelease_client::marker::is_ours);
+        if !marker && place.holds(mount, &undeleted(&path)) {
             found.push((What::Writing, path));
         }
     }

@@ -7,6 +7,7 @@
 //! | [`inside`] | who is inside the raw tree before the guard covers it |
 //! | [`leftovers`] | what the last holder left behind |
 //! | [`checks`] | looking whether it is sound, after an unclean end |
+//! | [`witness`] | the marker's lock, by which the storage tells who is connected |
 //!
 //! All of it may hang with the storage (NFS.md): the daemon calls it on threads that may be lost. Nothing here changes a file
 //! below the lower root, so nothing here needs a permit.
@@ -16,3 +17,4 @@ pub mod fstype;
 pub mod inside;
 pub mod leftovers;
 pub mod mountinfo;
+pub mod witness;

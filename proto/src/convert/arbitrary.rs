@@ -62,6 +62,10 @@ fn place() -> impl Strategy<Value = Place> {
     (text(), any::<u64>()).prop_map(|(boot, superblock)| Place { boot, superblock })
 }
 
+fn marker_lock() -> impl Strategy<Value = MarkerLock> {
+    (place(), any::<u64>()).prop_map(|(place, inode)| MarkerLock { kind: LockKind::Local, place, inode })
+}
+
 pub(super) fn root() -> impl Strategy<Value = Root> {
     (root_id(), text(), any::<bool>()).prop_map(|(id, path, live)| Root {
         id,
@@ -233,11 +237,9 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (lease(), text(), vec(text(), 0..4)).prop_map(|(lease, reason, files)| Command::Surrender { lease, reason, files }),
         lease().prop_map(Command::GateClosed),
         (lease(), any::<u64>()).prop_map(|(lease, number)| Command::Rest { lease, number }),
-        (lease(), any::<u64>(), any::<bool>()).prop_map(|(lease, number, marker_locked)| Command::Active {
-            lease,
-            number,
-            marker_locked
-        }),
+        (lease(), any::<u64>(), of(marker_lock())).prop_map(|(lease, number, marker)| Command::Active { lease, number, marker }),
+        (tree_id(), epoch(), any::<u32>(), session_id(), marker_lock())
+            .prop_map(|(tree, epoch, attempt, session, marker)| { Command::Witnessed { tree, epoch, attempt, session, marker } }),
         (lease(), any::<u64>(), text()).prop_map(|(lease, for_ms, note)| Command::Decline { lease, for_ms, note }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::Break { tree, epoch, reason }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::FenceConfirm { tree, epoch, reason }),
@@ -276,12 +278,12 @@ pub(super) fn tree_status() -> impl Strategy<Value = TreeStatus> {
     let run = (any::<bool>(), epoch(), epoch(), of(side()), end(), vec(waiter(), 0..3), any::<u32>());
     let remaining = any::<u32>().prop_map(|ms| Duration::from_millis(ms.into()));
     let ended = (1..u64::MAX).prop_map(Epoch::from_raw);
-    let rest = (text(), of(ttl()), of(remaining), of(ended), of(side()), text());
+    let rest = (text(), of(ttl()), of(remaining), of(ended), of(side()), text(), of(marker_lock()));
     (what, run, rest).prop_map(
         |(
             (id, name, policy, roots, state, holder),
             (at_rest, epoch, start, run_side, last_end, waiters, attempt),
-            (why, ttl, remaining, ended_epoch, ended_side, declined),
+            (why, ttl, remaining, ended_epoch, ended_side, declined, witness),
         )| TreeStatus {
             id,
             name,
@@ -302,6 +304,7 @@ pub(super) fn tree_status() -> impl Strategy<Value = TreeStatus> {
             ended_epoch,
             ended_side,
             declined,
+            witness,
         },
     )
 }

@@ -2,8 +2,8 @@
 
 use super::event::kind as event_kind;
 use super::{
-    BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, optional_id, or_empty, pairs_from_wire, pairs_to_wire, path,
-    present, say, say_path, text, ttl,
+    BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire,
+    pairs_to_wire, path, present, say, say_path, text, ttl,
 };
 use crate::command::{Acquire, Command, Leadership, LeaseRef, OpenSession, Release, Resume};
 use crate::epoch::Epoch;
@@ -64,12 +64,19 @@ impl From<&Command> for wire::Command {
                 epoch: lease.epoch.get(),
                 number: *number,
             }),
-            Command::Active { lease, number, marker_locked } => Kind::Active(wire::Active {
+            Command::Active { lease, number, marker } => Kind::Active(wire::Active {
                 tree: lease.tree.to_string(),
                 session: lease.session.to_string(),
                 epoch: lease.epoch.get(),
                 number: *number,
-                marker_locked: *marker_locked,
+                marker: marker.as_ref().map(Into::into),
+            }),
+            Command::Witnessed { tree, epoch, attempt, session, marker } => Kind::Witnessed(wire::Witnessed {
+                tree: tree.to_string(),
+                epoch: epoch.get(),
+                attempt: *attempt,
+                session: session.to_string(),
+                marker: Some(marker.into()),
             }),
             Command::Decline { lease, for_ms, note } => Kind::Decline(wire::Decline {
                 tree: lease.tree.to_string(),
@@ -148,8 +155,15 @@ impl TryFrom<wire::Command> for Command {
             Kind::GateClosed(c) => Command::GateClosed(lease(&c.tree, &c.session, c.epoch)?),
             Kind::Rest(c) => Command::Rest { lease: lease(&c.tree, &c.session, c.epoch)?, number: c.number },
             Kind::Active(c) => {
-                Command::Active { lease: lease(&c.tree, &c.session, c.epoch)?, number: c.number, marker_locked: c.marker_locked }
+                Command::Active { lease: lease(&c.tree, &c.session, c.epoch)?, number: c.number, marker: marker_lock(c.marker)? }
             }
+            Kind::Witnessed(c) => Command::Witnessed {
+                tree: id("tree", &c.tree)?,
+                epoch: Epoch::from_raw(c.epoch),
+                attempt: c.attempt,
+                session: id("session", &c.session)?,
+                marker: present("marker", marker_lock(c.marker)?)?,
+            },
             Kind::Decline(c) => {
                 Command::Decline { lease: lease(&c.tree, &c.session, c.epoch)?, for_ms: c.for_ms, note: text("note", c.note)? }
             }
@@ -311,6 +325,16 @@ mod tests {
         assert_eq!(refused(Kind::AddRoot(wire::AddRoot { tree: tree.clone(), root: None })), "root");
         let reason = "x".repeat(TEXT_MAX + 1);
         assert_eq!(refused(Kind::Break(wire::Break { tree, epoch: 1, reason })), "reason");
+    }
+
+    #[test]
+    fn a_lock_of_a_kind_that_is_not_known_is_no_witness() {
+        let (tree, session) = (crate::id::TreeId::random().to_string(), crate::id::SessionId::random().to_string());
+        let lock = Some(wire::MarkerLock { kind: "nfs9".into(), place: Some(wire::Place::default()), inode: 1 });
+        let active = wire::Active { tree: tree.clone(), session: session.clone(), epoch: 1, number: 1, marker: lock.clone() };
+        let active = Command::try_from(wire::Command { kind: Some(Kind::Active(active)) }).unwrap();
+        assert!(matches!(active, Command::Active { marker: None, .. }));
+        assert_eq!(refused(Kind::Witnessed(wire::Witnessed { tree, epoch: 1, attempt: 1, session, marker: lock })), "marker");
     }
 
     #[test]

@@ -154,6 +154,20 @@ impl From<&crate::id::Place> for wire::Place {
     }
 }
 
+impl From<&crate::id::MarkerLock> for wire::MarkerLock {
+    fn from(m: &crate::id::MarkerLock) -> Self {
+        Self { kind: m.kind.as_str().into(), place: Some((&m.place).into()), inode: m.inode }
+    }
+}
+
+/// A kind that this version does not know tells nothing: as if the lock were not there.
+fn marker_lock(m: Option<wire::MarkerLock>) -> Out<Option<crate::id::MarkerLock>> {
+    let Some(m) = m else { return Ok(None) };
+    let Some(kind) = crate::id::LockKind::parse(&m.kind) else { return Ok(None) };
+    let place = present("marker.place", m.place)?.try_into()?;
+    Ok(Some(crate::id::MarkerLock { kind, place, inode: m.inode }))
+}
+
 impl TryFrom<wire::Place> for crate::id::Place {
     type Error = BadMessage;
     fn try_from(p: wire::Place) -> Out<Self> {

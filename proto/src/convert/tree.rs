@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::policy::{policy_from_wire, policy_to_wire};
-use super::{BadMessage, Out, SENTENCE_MAX, cut, each, end, id, optional_id, or_empty, path, say, say_path, sentence, text, ttl};
+use super::{
+    BadMessage, Out, SENTENCE_MAX, cut, each, end, id, marker_lock, optional_id, or_empty, path, say, say_path, sentence, text,
+    ttl,
+};
 use crate::epoch::{Epoch, RunStart};
 use crate::time::WallTime;
 use crate::tree::{Holder, Root, RootState, StateName, TreeStatus, Waiter};
@@ -106,6 +109,7 @@ impl From<&TreeStatus> for wire::Tree {
             ended_side: or_empty(t.ended_side.as_ref()),
             declined: cut(&t.declined, SENTENCE_MAX),
             run_side: or_empty(t.run_side.as_ref()),
+            witness: t.witness.as_ref().map(Into::into),
         }
     }
 }
@@ -134,6 +138,7 @@ impl TryFrom<wire::Tree> for TreeStatus {
             ended_epoch: (t.ended_epoch > 0).then(|| Epoch::from_raw(t.ended_epoch)),
             ended_side: optional_id("tree.ended_side", &t.ended_side)?,
             declined: sentence("tree.declined", t.declined)?,
+            witness: marker_lock(t.witness)?,
         })
     }
 }

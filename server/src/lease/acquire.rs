@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use treelease_proto::command::{Acquire, Answer, Event, EventKind, Grant, LeaseRef};
-use treelease_proto::id::{SessionId, TreeId};
+use treelease_proto::id::{MarkerLock, SessionId, TreeId};
 use treelease_proto::refusal::{Code, Refusal};
 use treelease_proto::time::format_duration;
 use treelease_proto::tree::End;
@@ -166,9 +166,16 @@ impl State {
         self.set_rest(lease, number, true, "", context)
     }
 
-    /// Something will be unconfirmed from now on.
-    pub(super) fn active(&mut self, lease: &LeaseRef, number: u64, marker_locked: bool, context: &mut Context) -> Answer {
-        self.set_rest(lease, number, false, if marker_locked { "the marker is locked" } else { "" }, context)
+    /// Something will be unconfirmed from now on. What it says of the marker's lock replaces what was said before.
+    pub(super) fn active(&mut self, lease: &LeaseRef, number: u64, marker: Option<&MarkerLock>, context: &mut Context) -> Answer {
+        let reason = if marker.is_some() { "the marker is locked" } else { "" };
+        let answer = self.set_rest(lease, number, false, reason, context);
+        if answer == Answer::Done
+            && let Some(TreeState::Held(held)) = self.trees.get_mut(&lease.tree).map(|tree| &mut tree.state)
+        {
+            held.marker = marker.cloned();
+        }
+        answer
     }
 
     fn set_rest(&mut self, lease: &LeaseRef, number: u64, at_rest: bool, reason: &str, context: &mut Context) -> Answer {

@@ -1,14 +1,15 @@
 //! How a lease ends, and what must pass before another side has the tree (I2).
 //!
 //! It promises that a tree leaves `Held` only by the holder's own word, by an expiry that the present leadership decided, or
-//! by the proof that two machines renew one session, or by an operator's break of the very epoch that he looked at; and that it leaves `Cooling` and `Fencing` only when the time
-//! has passed under one leadership and the fence that the policy asks for is done, or when an operator vouches.
+//! by the proof that two machines renew one session, or by an operator's break of the very epoch that he looked at; and that
+//! it leaves `Cooling` and `Fencing` only when the time has passed under one leadership and the fence that the policy asks for
+//! is done, or the storage is a witness of the old holder's end, or when an operator vouches.
 
 use std::time::Duration;
 
 use treelease_proto::command::{Answer, Event, EventKind, Leadership, LeaseRef, Release};
 use treelease_proto::epoch::Epoch;
-use treelease_proto::id::TreeId;
+use treelease_proto::id::{MarkerLock, SessionId, TreeId};
 use treelease_proto::policy::Fence;
 use treelease_proto::refusal::{Code, Refusal};
 use treelease_proto::tree::End;
@@ -66,7 +67,7 @@ impl State {
     }
 
     /// The next holder as it waits, or as if it did.
-    fn handed_to(&self, tree: &TreeId, session: &treelease_proto::id::SessionId, from: &str, context: &Context) -> Waiting {
+    fn handed_to(&self, tree: &TreeId, session: &SessionId, from: &str, context: &Context) -> Waiting {
         if let Some(waiting) = self.trees.get(tree).and_then(|t| t.queue.iter().find(|w| w.session == *session)) {
             return waiting.clone();
         }
@@ -98,6 +99,7 @@ impl State {
         let event = Event { end, reason: format!("given back: {reason}"), ..tree.event(EventKind::Released, context) };
         context.happened(event);
         if came_back {
+            tree.forget_lock();
             let grace = tree.policy.grace;
             cool(
                 tree,
@@ -239,9 +241,13 @@ impl State {
                 Fence::Exec(name) => format!(" (fence agents like `{name}` come with a later version)"),
                 _ => String::new(),
             };
+            let witness = match tree.ended().is_some_and(|ended| ended.marker.is_some()) {
+                true => ", or the marker's lock in a waiter's hand: the storage's word that the old holder is gone",
+                false => "",
+            };
             let why = format!(
                 "{whose}'s lease ended unclean at epoch {epoch} with writes that may be unconfirmed: \
-                 needs `treelease fence confirm {} --epoch {epoch} --reason …`{agent}",
+                 needs `treelease fence confirm {} --epoch {epoch} --reason …`{agent}{witness}",
                 tree.name
             );
             tree.fence(why.clone());
@@ -277,6 +283,39 @@ impl State {
         Answer::Done
     }
 
+    /// A waiter's guard has the marker's lock in hand that the ended lease's guard had: the fence's success (DESIGN 3, the storage
+    /// is a witness).
+    ///
+    /// Why the lock's being free is enough: the holder said `active` with it in hand, and lets go of it only when its gate is shut,
+    /// all permits have ended and the flush has returned 0, or by its end. On a filesystem of one kernel the lock is free only
+    /// when the last thread of that process is gone, and a call that it had in flight has then ended. A restarted daemon of the
+    /// same session that has not locked again yet is no exception: its lease is the one that has ended, so it opens nothing.
+    pub(super) fn witnessed(&mut self, witness: Witness<'_>, context: &mut Context) -> Answer {
+        let Witness { tree: id, epoch, attempt, session, marker } = witness;
+        #[cfg(test)]
+        let unsaid = self.fault == super::tests::Fault::WitnessUnsaid;
+        #[cfg(not(test))]
+        let unsaid = false;
+        let Some(tree) = self.trees.get_mut(id) else { return no_such_tree(id) };
+        let said = match &tree.state {
+            TreeState::Fencing(fencing) if fencing.ended.epoch == epoch && fencing.attempt == attempt => &fencing.ended.marker,
+            _ => return ignore(format!("{} does not wait for a fence after epoch {epoch}, attempt {attempt}", tree.name)),
+        };
+        // The very same lock, on the same known kernel: another one that is free says nothing about the holder.
+        if !(unsaid || said.as_ref() == Some(marker) && !marker.place.boot.is_empty()) {
+            return ignore(format!("the lease of epoch {epoch} did not say that it had this lock on {}'s marker", tree.name));
+        }
+        let Some(side) = tree.queue.iter().find(|w| w.session == *session).map(|w| w.side.clone()) else {
+            return ignore(format!("who does not wait for {} is no witness", tree.name));
+        };
+        let reason =
+            format!("{side} has got the marker's lock: {} is gone, or has let go of it with everything written", who(tree));
+        let event = Event { reason, ..tree.event(EventKind::Witnessed, context) };
+        context.happened(event);
+        tree.free_unclean();
+        Answer::Done
+    }
+
     fn no_longer_held(&mut self, lease: &LeaseRef) {
         if let Some(session) = self.sessions.get_mut(&lease.session) {
             session.held.remove(&lease.tree);
@@ -287,6 +326,15 @@ impl State {
         self.cooling.insert(tree.clone());
         self.timed += 1;
     }
+}
+
+/// What [`State::witnessed`] is told; see the command.
+pub(super) struct Witness<'a> {
+    pub(super) tree: &'a TreeId,
+    pub(super) epoch: Epoch,
+    pub(super) attempt: u32,
+    pub(super) session: &'a SessionId,
+    pub(super) marker: &'a MarkerLock,
 }
 
 /// Ends a lease unclean and says so.

@@ -11,7 +11,7 @@ use treelease_proto::policy::Fence;
 use treelease_proto::time::Ttl;
 use treelease_proto::tree::{End, RootState};
 
-use super::tree::{Ended, How, TreeState};
+use super::tree::{Ended, Fencing, How, TreeState};
 use super::{MAX_WAITERS, State, Tree};
 
 type Verdict = Result<(), String>;
@@ -149,6 +149,7 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
             must(right && ended.how == how && ended.epoch == held.epoch, || format!("{name}: I2: ended by who may not"))?;
             must(ended.place == held.place && ended.side.as_ref() == Some(&held.side), || format!("{name}: not its end"))?;
             must(ended.active || held.at_rest, || format!("{name}: I2: unconfirmed writes forgotten"))?;
+            must(ended.marker.is_none() || ended.marker == held.marker, || format!("{name}: I2: a lock that nobody had"))?;
             must(cooling.length >= before.policy.grace, || format!("{name}: I2: less than grace"))
         }
         (TreeState::Cooling(from), TreeState::Cooling(to)) if from.serial == to.serial => {
@@ -174,9 +175,9 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
         }
         (TreeState::Fencing(before), TreeState::Fencing(after)) => must(before == after, || format!("{name}: a fence changed")),
         (TreeState::Fencing(fencing), TreeState::Free | TreeState::Held(_)) => {
-            must(vouched(command, &fencing.ended) || came_back(&fencing.ended, after, command), || {
-                format!("{name}: I2: it passed on without its fence")
-            })
+            let passes =
+                vouched(command, &fencing.ended) || witnessed(command, fencing) || came_back(&fencing.ended, after, command);
+            must(passes, || format!("{name}: I2: it passed on without its fence"))
         }
         (from, to) => Err(format!("{name}: there is no way from {from:?} to {to:?}")),
     }
@@ -184,6 +185,12 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
 
 fn vouched(command: &Command, ended: &Ended) -> bool {
     matches!(command, Command::FenceConfirm { epoch, .. } if *epoch == ended.epoch)
+}
+
+/// The storage's word: the very lock that the ended lease said to have, in another hand.
+fn witnessed(command: &Command, fencing: &Fencing) -> bool {
+    matches!(command, Command::Witnessed { epoch, attempt, marker, .. }
+        if *epoch == fencing.ended.epoch && *attempt == fencing.attempt && fencing.ended.marker.as_ref() == Some(marker))
 }
 
 /// I2: the same side on the same kernel, both known, after an expiry, by its own acquire.

@@ -196,7 +196,7 @@ impl State {
             Command::Cancel { tree, session } => self.cancel(tree, session, context),
             Command::Decline { lease, for_ms, note } => self.decline(lease, *for_ms, note, context),
             Command::Rest { lease, number } => self.rest(lease, *number, context),
-            Command::Active { lease, number, marker_locked } => self.active(lease, *number, *marker_locked, context),
+            Command::Active { lease, number, marker } => self.active(lease, *number, marker.as_ref(), context),
             Command::Release(release) => self.release(release, context),
             Command::GiveBack { lease, reason } => self.give_back(lease, reason, context),
             Command::Surrender { lease, reason, files } => self.surrender(lease, reason, files, context),
@@ -204,6 +204,10 @@ impl State {
             Command::GateClosed(lease) => self.gate_closed(lease, context),
             Command::EndGrace { tree, epoch, decided_under } => self.end_grace(tree, *epoch, *decided_under, context),
             Command::FenceConfirm { tree, epoch, reason } => self.fence_confirm(tree, *epoch, reason, context),
+            Command::Witnessed { tree, epoch, attempt, session, marker } => {
+                let witness = ending::Witness { tree, epoch: *epoch, attempt: *attempt, session, marker };
+                self.witnessed(witness, context)
+            }
             Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
             Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
             Command::AddRoot { tree, root } => self.add_root(tree, root, context),
@@ -266,6 +270,7 @@ impl State {
             | Command::Cancel { tree, .. }
             | Command::Break { tree, .. }
             | Command::FenceConfirm { tree, .. }
+            | Command::Witnessed { tree, .. }
             | Command::AddTree { tree, .. }
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }

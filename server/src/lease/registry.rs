@@ -65,7 +65,8 @@ impl State {
         let tree = self.insert(new, Policy::default());
         // At least 1, so that `fence confirm` has an epoch to name: 0 means none.
         tree.last_epoch = above.max(Epoch::from_raw(1));
-        let ended = Ended { epoch: tree.last_epoch, side: None, session: None, place: None, active: true, how: How::Takeover };
+        let how = How::Takeover;
+        let ended = Ended { epoch: tree.last_epoch, side: None, session: None, place: None, active: true, how, marker: None };
         let length = length.saturating_add(tree.policy.grace);
         let why =
             format!("waits for the largest TTL and grace after the takeover from cluster {from} at epoch {}", tree.last_epoch);

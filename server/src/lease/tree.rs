@@ -6,7 +6,8 @@
 //!    ▲                 │ expire, break, surrender, copied
 //!    │                 ▼
 //!    │ at rest,      Cooling ──▶ Fencing        both: back to Held for the same side on the same kernel after an expiry,
-//!    └─ no fence ──────┴────────────┴─▶ Free (unclean)      and Free (unclean) at once when an operator vouches
+//!    └─ no fence ──────┴────────────┴─▶ Free (unclean)      and Free (unclean) at once when an operator vouches,
+//!                                                           and out of Fencing when the storage is a witness
 //! ```
 //!
 //! I1: there is one `Held` with one session in it, and `grant` is the only caller of `Epoch::next`.
@@ -18,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use treelease_proto::command::{Event, EventKind, Grant};
 use treelease_proto::epoch::{Epoch, RunStart};
-use treelease_proto::id::{Place, RootId, SessionId, SideName, TreeId, TreeName};
+use treelease_proto::id::{MarkerLock, Place, RootId, SessionId, SideName, TreeId, TreeName};
 use treelease_proto::policy::{Policy, Takeover};
 use treelease_proto::time::{WallTime, millis};
 use treelease_proto::tree::{End, Root, RootState, StateName};
@@ -65,6 +66,8 @@ pub struct Held {
     pub place: Option<Place>,
     /// How the lease before it ended.
     pub after: End,
+    /// The marker's lock, by the last `active`: the holder has it until nothing is unconfirmed, or its process is gone.
+    pub marker: Option<MarkerLock>,
 }
 
 /// A lease that ended unclean.
@@ -82,6 +85,8 @@ pub struct Ended {
     pub active: bool,
     /// By what.
     pub how: How,
+    /// The marker's lock that its holder said to have: who gets it is a witness of the holder's end.
+    pub marker: Option<MarkerLock>,
 }
 
 /// By what a lease ended unclean.
@@ -283,6 +288,8 @@ impl Tree {
             note: to.note,
             place: to.place,
             after: self.last_end,
+            // A lock that an earlier lease had says nothing about this one.
+            marker: None,
         });
         self.as_grant().expect("it was granted just now")
     }
@@ -328,6 +335,7 @@ impl Tree {
             // A flush that failed leaves unconfirmed writes, whatever was said before.
             active: !held.at_rest || how == How::Surrendered,
             how,
+            marker: held.marker.clone(),
         };
         if how != How::Expired
             && let Some(run) = &mut self.run
@@ -343,6 +351,13 @@ impl Tree {
         self.coolings += 1;
         self.last_end = End::Unclean;
         self.state = TreeState::Cooling(Cooling { ended, length, serial: self.coolings, why });
+    }
+
+    /// The lease that came back and never opened had no unconfirmed writes of its own: its lock is no witness of the earlier ones.
+    pub(super) fn forget_lock(&mut self) {
+        if let TreeState::Held(held) = &mut self.state {
+            held.marker = None;
+        }
     }
 
     /// The grace is over, the fence is not.

@@ -18,7 +18,6 @@ mod server;
 mod side;
 mod violation;
 
-pub use cluster::Cluster;
 pub(crate) use cluster::free_ports;
 pub use cluster::{Cluster, Pace};
 pub use host::Host;

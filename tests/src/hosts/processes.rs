@@ -22,21 +22,41 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// How long one process may take to show its environment. It never does while one of its threads waits in the mount of a
+/// daemon that stands still; who is so stuck is looked at again the next time.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// The processes with this executable (any, if `None`) whose environment names the path.
 pub fn naming(path: &Path, executable: Option<&str>) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let runs = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    // A rebuilt executable is shown as "NAME (deleted)".
+    let is = |pid: &u32, name: &str| runs(pid).file_name().is_some_and(|f| f.to_string_lossy().split(' ').next() == Some(name));
+    let mut wanted: Vec<u32> =
+        pids.filter(|pid| *pid != std::process::id() && executable.is_none_or(|name| is(pid, name))).collect();
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
-        if pid == std::process::id() || !environment.windows(path.as_os_str().len()).any(|w| w == path.as_os_str().as_bytes()) {
-            continue;
+    // A reader that is stuck is left behind with the process that it is stuck on.
+    while !wanted.is_empty() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (all, name) = (wanted.clone(), path.as_os_str().to_owned());
+        std::thread::spawn(move || {
+            for pid in all {
+                let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                let names = environment.windows(name.len()).any(|w| w == name.as_bytes());
+                if tell.send((pid, names)).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut seen = 0;
+        while let Ok((pid, names)) = told.recv_timeout(PATIENCE) {
+            seen += 1;
+            if names {
+                found.push(pid);
+            }
         }
-        let runs = || std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        // A rebuilt executable is shown as "NAME (deleted)".
-        let is = |name: &str| runs().file_name().is_some_and(|f| f.to_string_lossy().split(' ').next() == Some(name));
-        if executable.is_none_or(is) {
-            found.push(pid);
-        }
+        wanted.drain(..(seen + 1).min(wanted.len()));
     }
     found
 }

@@ -44,7 +44,8 @@ impl Side {
         self
     }
 
-    /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`, `gate_open`. Only debug builds know them. Before its daemon runs.
+    /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`,
+    /// `gate_open`, `no_lock`, `only_says_locked`, `resume_awake`. Only debug builds know them. Before its daemon runs.
     #[must_use]
     pub fn fault(mut self, fault: &str) -> Side {
         self.fault = Some(fault.to_owned());

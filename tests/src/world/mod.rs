@@ -325,6 +325,7 @@ impl World {
                 server::Out::Say(node, side, word) => self.deliver(node, side, word),
                 server::Out::Committed(events) => self.committed(events)?,
                 server::Out::Acknowledged(session, at) => self.acknowledged.note(session, at),
+                server::Out::Accused(session) => return Err(format!("{session} was taken for a copied machine's")),
                 server::Out::Leads(_) => self.count("leaderships"),
                 server::Out::Voided => self.count("decisions of an earlier leadership voided"),
             }

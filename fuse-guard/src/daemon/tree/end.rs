@@ -190,7 +190,11 @@ impl TreeSide {
             let Phase::Ending { grant, opened, .. } = &self.phase else { return };
             let (grant, opened) = (grant.clone(), *opened);
             self.declined_until = Some(now.after(DECLINE_PAUSE));
-            self.set_phase(Phase::Open { grant, opened });
+            self.phase = Phase::Open { grant, opened };
+            if self.lock_is_loose() {
+                self.demand_active();
+            }
+            self.change_kind();
             self.effects.push_back(Effect::EndResult(EndResult::Kept(Refusal::new(Code::Busy, why))));
             if self.right_lives(now) {
                 self.grant_pending_holds();
@@ -198,6 +202,7 @@ impl TreeSide {
             return;
         }
         self.right = None;
+        self.lock_gone();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
         self.effects.push_back(Effect::DropCaches);

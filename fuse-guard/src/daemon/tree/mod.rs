@@ -23,10 +23,12 @@
 mod end;
 mod hold;
 mod line;
+mod lock;
 mod owed;
 mod rest;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -34,15 +36,17 @@ use std::time::Duration;
 pub use end::{EndRequest, EndResult, GateStage};
 pub use hold::{Hold, HoldKind, HoldState, NewHold};
 pub use line::Line;
+pub use lock::{LOCK_LIMIT, LOCK_PATIENCE, LockWord};
 pub use owed::Past;
 pub use rest::{REST_AFTER, Rest};
 use treelease_client::words::command::{Grant, LeaseRef};
 use treelease_client::words::epoch::Epoch;
-use treelease_client::words::id::{HoldId, SessionId, SideName, TreeId, TreeName};
+use treelease_client::words::id::{HoldId, MarkerLock, SessionId, SideName, TreeId, TreeName};
 use treelease_client::words::policy::{FirstWrite, Mode, OnClose, Policy};
 use treelease_client::words::refusal::{Code, Refusal};
 use treelease_client::words::time::BootTime;
 use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
+pub use witness::Attempt;
 
 use crate::gate::{Right, Standing};
 use crate::handoff::Handoff;
@@ -52,9 +56,10 @@ pub const FIRST_WRITE_WAIT: Duration = Duration::from_secs(2);
 /// How long this side keeps from taking the lease for a first write after its gate could not open.
 pub const FIRST_WRITE_PAUSE: Duration = Duration::from_secs(10);
 /// How long a grant may take from the server's word to an open gate before it is given back.
-pub const OPEN_LIMIT: Duration = Duration::from_secs(10);
+pub const OPEN_LIMIT: Duration = Duration::from_secs(20);
+const _: () = assert!(OPEN_LIMIT.as_secs() > LOCK_LIMIT.as_secs());
 /// The same after an unclean end, when left-overs are looked at and the policy's checks run ([`crate::lower::checks::CHECKS_LIMIT`]).
-pub const OPEN_WITH_CHECKS_LIMIT: Duration = Duration::from_secs(45);
+pub const OPEN_WITH_CHECKS_LIMIT: Duration = Duration::from_secs(55);
 const _: () = assert!(OPEN_WITH_CHECKS_LIMIT.as_secs() >= crate::lower::checks::CHECKS_LIMIT.as_secs() + OPEN_LIMIT.as_secs());
 /// The pause before a command to the servers that failed is sent again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(300);
@@ -168,8 +173,21 @@ pub enum Effect {
         /// Grows within the session.
         number: u64,
     },
-    /// The deadline has passed: flush at once what was admitted before it.
+    /// The deadline has passed: flush at once what was admitted before it; confirmed, the marker's lock is let go of.
     FlushLapsed,
+    /// Ask for the marker's lock, by the descriptor that there is, or by a new one; answer with [`TreeSide::handle_locked`].
+    TakeLock {
+        /// For which lease.
+        epoch: Epoch,
+        /// Which try.
+        no: u64,
+    },
+    /// Try for the ended lease's lock; answer with [`TreeSide::handle_witness_try`].
+    AskWitness(Attempt),
+    /// Tell the servers that it is here; answer with [`TreeSide::handle_witness_answer`].
+    TellWitness(Attempt, MarkerLock),
+    /// Let go of it.
+    DropWitness,
     /// One step of a handoff; answer with the matching `handle_…` of [`end`].
     Step(crate::handoff::Step),
     /// A hold begins to count.
@@ -227,6 +245,11 @@ pub struct TreeSide {
     wake_wanted: bool,
     woke: Option<BootTime>,
     end_when_awake: Option<EndRequest>,
+    lock: lock::LockSide,
+    lock_no: u64,
+    /// The epoch for which the servers were, or may have been, told that the lock is had.
+    lock_told: Option<Epoch>,
+    asking: witness::Asking,
     ever_run: Epoch,
     first_write_until: Option<BootTime>,
     first_write_pause: Option<BootTime>,
@@ -272,6 +295,10 @@ impl TreeSide {
             wake_wanted: false,
             woke: None,
             end_when_awake: None,
+            lock: lock::LockSide::default(),
+            lock_no: 0,
+            lock_told: None,
+            asking: witness::Asking::default(),
             ever_run: Epoch::ZERO,
             first_write_until: None,
             first_write_pause: None,
@@ -340,7 +367,9 @@ impl TreeSide {
         let unchecked = self.mounted && self.grant().is_some_and(|g| g.epoch != self.checked);
         let until = self.right.filter(|_| !unchecked);
         let right = match (&self.phase, until) {
-            (Phase::Open { .. }, Some(until)) if self.rest != Rest::Awake => Right::Resting { until },
+            (Phase::Open { .. }, Some(until)) if self.rest != Rest::Awake || self.lock_is_loose() => Right::Resting { until },
+            // Past a deadline the lock was let go of: a lease that ends meanwhile opens no more.
+            (Phase::Ending { .. }, _) if self.lock_is_loose() => Right::Read,
             (Phase::Open { .. }, Some(until)) => Right::Write { until },
             (Phase::CarryingOut { .. }, Some(until)) => Right::Opening { until },
             (Phase::Ending { stage: GateStage::Open, .. }, Some(until)) => Right::Write { until },
@@ -425,6 +454,7 @@ impl TreeSide {
             self.effects
                 .extend(self.holds.values().filter(|h| h.pending()).map(|h| Effect::HoldWaits(h.id.clone())).collect::<Vec<_>>());
         }
+        self.consider_witness(now);
         self.pump(now);
     }
 
@@ -459,6 +489,7 @@ impl TreeSide {
         }
         self.right = None;
         self.lapsed = false;
+        self.lock_gone();
         self.set_phase(Phase::Granted { grant, since: now });
         self.effects.push_back(Effect::RenewNow);
     }
@@ -489,6 +520,9 @@ impl TreeSide {
                 self.effects.push_back(Effect::DropCaches);
                 if self.is_open() {
                     self.grant_pending_holds();
+                    if self.wake_wanted {
+                        self.want_awake(now);
+                    }
                 }
             }
             _ if self.exposed() && !self.right_lives(now) && !self.lapsed => self.lapse(),
@@ -508,6 +542,7 @@ impl TreeSide {
     /// The deadline has passed with no renewal: the gate is shut already; commands under the lease end (DESIGN 6).
     fn lapse(&mut self) {
         self.lapsed = true;
+        self.loosen_lock();
         self.change_kind();
         self.effects.push_back(Effect::RefuseWaiters);
         self.effects.push_back(Effect::FlushLapsed);
@@ -520,6 +555,7 @@ impl TreeSide {
         self.fail_ending("the lease was taken away");
         self.closed_upto = self.closed_upto.max(epoch);
         self.right = None;
+        self.lock_gone();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
         self.effects.push_back(Effect::SayGateClosed { epoch });
@@ -537,8 +573,14 @@ impl TreeSide {
         self.right = None;
         self.line = Line::Out;
         self.owed = None;
+        let locked = self.lock_may_be_here();
+        self.lock_gone();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
+        if locked {
+            // The deadline has passed with the session: once all is confirmed, the free lock is this side's word for it.
+            self.effects.push_back(Effect::FlushLapsed);
+        }
         self.lose_holds(why, false);
         self.wait_again(now);
         self.come_back |= had && self.mounted && !self.down;
@@ -565,6 +607,7 @@ impl TreeSide {
             let grant = grant.clone();
             self.right = None;
             self.lapsed = false;
+            self.lock_gone();
             self.set_phase(Phase::Granted { grant, since: now });
             self.effects.push_back(Effect::RenewNow);
         }
@@ -617,6 +660,7 @@ impl TreeSide {
                 if self.right_lives(now) {
                     self.grant_pending_holds();
                 }
+                self.consider_lock(now);
             }
             // Waiting operations may have been carried out already: so this end is no give-back, it flushes like any other.
             Err(why) => {
@@ -632,6 +676,7 @@ impl TreeSide {
     fn give_back(&mut self, epoch: Epoch, reason: String) {
         self.closed_upto = self.closed_upto.max(epoch);
         self.right = None;
+        self.lock_gone();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
         self.lose_holds(&reason, true);
@@ -682,7 +727,9 @@ impl TreeSide {
         self.timeout_owed(now);
         self.retry_wake(now);
         self.give_way(now);
+        self.consider_lock(now);
         self.consider_rest(now);
+        self.consider_witness(now);
         self.pump(now);
     }
 
@@ -704,9 +751,19 @@ impl TreeSide {
             .values()
             .filter_map(Hold::deadline)
             .chain(
-                [open_limit, right, ending, self.first_write_until, retry, self.owed_at(), self.rest_deadline()]
-                    .into_iter()
-                    .flatten(),
+                [
+                    open_limit,
+                    right,
+                    ending,
+                    self.first_write_until,
+                    retry,
+                    self.owed_at(),
+                    self.rest_deadline(),
+                    self.lock_due().filter(|_| !self.lapsed),
+                    self.witness_due(),
+                ]
+                .into_iter()
+                .flatten(),
             )
             .min()
     }

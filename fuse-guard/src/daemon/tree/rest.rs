@@ -55,7 +55,8 @@ impl TreeSide {
     pub(super) fn begin_awake(&mut self, awake: bool) {
         // Opened once more under an epoch for which `rest` was said: the server may still believe it.
         let epoch = self.grant().map(|g| g.epoch);
-        self.rest = if awake && self.rest_said != epoch { Rest::Awake } else { Rest::AtRest };
+        let awake = awake && self.rest_said != epoch && !self.lock_is_missed(epoch);
+        self.rest = if awake { Rest::Awake } else { Rest::AtRest };
         self.wake_wanted = false;
         self.woke = None;
         self.end_when_awake = None;
@@ -113,6 +114,10 @@ impl TreeSide {
             // Nothing was sent yet.
             Rest::Settling => self.awake(now),
             Rest::AtRest => {
+                // What is told of the lock must be true.
+                if self.take_loose_lock(now) {
+                    return;
+                }
                 self.wake_wanted = true;
                 if self.retry_at.is_none_or(|at| now >= at) {
                     self.retry_at = None;
@@ -124,8 +129,11 @@ impl TreeSide {
         }
     }
 
-    fn tell(&mut self, at_rest: bool) {
+    pub(super) fn tell(&mut self, at_rest: bool) {
         self.rest_number += 1;
+        if !at_rest {
+            self.lock_said_with(self.rest_number);
+        }
         self.effects.push_back(Effect::TellRest { at_rest, number: self.rest_number });
     }
 
@@ -141,6 +149,7 @@ impl TreeSide {
 
     /// The servers' answer to [`Effect::TellRest`].
     pub fn handle_rest_answer(&mut self, number: u64, answer: &Result<Answer, Refusal>, now: BootTime) {
+        self.handle_lock_said(number, answer, now);
         if number != self.rest_number || !matches!(self.phase, Phase::Open { .. }) {
             return;
         }

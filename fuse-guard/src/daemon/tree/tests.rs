@@ -10,6 +10,8 @@ use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
 
 use super::*;
 
+mod locks;
+
 fn at(ms: u64) -> BootTime {
     BootTime { elapsed: Duration::from_millis(ms), suspended: Duration::ZERO }
 }
@@ -81,6 +83,7 @@ impl World {
             ended_epoch: None,
             ended_side: None,
             declined: String::new(),
+            witness: None,
         }
     }
 

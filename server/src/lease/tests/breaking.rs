@@ -72,7 +72,7 @@ fn i2_a_tree_broken_at_rest_needs_no_fence() {
     world.run(Command::Rest { lease: lease.clone(), number: 1 });
     world.queued(&b);
     broken(&mut world, 1);
-    assert!(ignored(&world.run(Command::Active { lease, number: 2, marker_locked: true })), "it cannot wake");
+    assert!(ignored(&world.run(Command::Active { lease, number: 2, marker: Some(marker_on("k")) })), "it cannot wake");
     world.end_grace(1);
     assert_eq!(world.holder(), Some(b));
 }

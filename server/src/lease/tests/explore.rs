@@ -12,10 +12,10 @@ use super::oracle::Oracle;
 use super::*;
 use crate::lease::TreeState;
 
-/// How many commands long the sequences are: about 15 s of a debug build.
+/// How many commands long the sequences are: about 20 s of a debug build.
 const DEPTH: usize = 8;
 /// How many situations there are then.
-const SITUATIONS: usize = 9_522;
+const SITUATIONS: usize = 12_688;
 /// The same where there is time (`TREELEASE_LONG`).
 const LONG_DEPTH: usize = 12;
 
@@ -85,8 +85,14 @@ fn alphabet(state: &State) -> Vec<Command> {
         all.push(Command::GateClosed(late.clone()));
         all.push(Command::Rest { lease: lease.clone(), number: number + 1 });
         all.push(Command::Rest { lease: lease.clone(), number });
-        all.push(Command::Active { lease, number: number + 1, marker_locked: false });
+        all.push(Command::Active { lease: lease.clone(), number: number + 1, marker: None });
+        all.push(Command::Active { lease: lease.clone(), number: number + 1, marker: Some(marker_on("k")) });
         all.push(Command::Rest { lease: late, number: number + 1 });
+        let late = if n == 1 { vec![(old, 1, "k"), (epoch, 2, "k")] } else { Vec::new() };
+        for (epoch, attempt, marker) in [(epoch, status.attempt, "k"), (epoch, status.attempt, "l")].into_iter().chain(late) {
+            let (tree, session, marker) = (tree.clone(), session.clone(), marker_on(marker));
+            all.push(Command::Witnessed { tree, epoch, attempt, session, marker });
+        }
     }
     all
 }
@@ -211,6 +217,12 @@ fn i1_i2_hold_in_every_sequence_of_commands_for_one_tree_and_three_sides() {
 #[test]
 fn control_the_walk_finds_a_missing_fence() {
     let complaint = walk(Fault::NoFence, DEPTH).complaint.expect("a broken rule must be noticed");
+    assert!(complaint.contains("I2"), "{complaint}");
+}
+
+#[test]
+fn control_the_walk_finds_a_witness_of_a_lock_that_nobody_said_to_have() {
+    let complaint = walk(Fault::WitnessUnsaid, DEPTH).complaint.expect("a broken rule must be noticed");
     assert!(complaint.contains("I2"), "{complaint}");
 }
 

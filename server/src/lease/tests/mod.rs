@@ -17,6 +17,7 @@ mod registry;
 mod repeating;
 mod resting;
 mod sessions;
+mod witnessing;
 
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(super) enum Fault {
     NoFence,
     /// The same side comes back whatever its kernel and however its lease ended.
     BackFromAnyKernel,
+    /// A free lock is taken for a witness although the ended lease had not said that it had it.
+    WitnessUnsaid,
 }
 
 /// The TTL of every session here.
@@ -73,6 +76,10 @@ fn side(name: &str) -> SideName {
 /// A kernel, with the one superblock that it mounts.
 fn kernel(name: &str) -> Option<Place> {
     Some(Place { boot: format!("boot-{name}"), superblock: 7 })
+}
+/// The marker's lock on that kernel, as a guard finds it.
+fn marker_on(name: &str) -> MarkerLock {
+    MarkerLock { kind: LockKind::Local, place: kernel(name).unwrap(), inode: 12 }
 }
 fn digest(secret: &[u8]) -> Vec<u8> {
     Sha256::digest(secret).to_vec()
@@ -183,6 +190,15 @@ impl World {
     }
     fn confirm(&mut self, epoch: u64) -> Answer {
         self.run(Command::FenceConfirm { tree: tree_id(1), epoch: Epoch::from_raw(epoch), reason: "unplugged".into() })
+    }
+    /// The holder says that it writes, and that it has this lock.
+    fn active(&mut self, lease: &LeaseRef, number: u64, marker: Option<MarkerLock>) -> Answer {
+        self.run(Command::Active { lease: lease.clone(), number, marker })
+    }
+    /// A waiter has got the lock.
+    fn witness(&mut self, epoch: u64, attempt: u32, session: &SessionId, marker: MarkerLock) -> Answer {
+        let epoch = Epoch::from_raw(epoch);
+        self.run(Command::Witnessed { tree: tree_id(1), epoch, attempt, session: session.clone(), marker })
     }
     fn set(&mut self, key: &str, value: &str) -> Answer {
         self.run(Command::SetPolicy { tree: tree_id(1), policy: pairs(&[(key, value)]) })

@@ -24,6 +24,8 @@ struct Danger {
     gate_may_be_open: bool,
     grace_is_over: bool,
     pages_may_come: bool,
+    /// Whoever gets this lock knows that no page comes any more.
+    locked: Option<MarkerLock>,
     expired: bool,
     /// The least that must be waited for, by the TTL and the policy of its beginning.
     least: Duration,
@@ -36,6 +38,8 @@ struct Book {
     run_start: u64,
     holder: Option<Writer>,
     at_rest: bool,
+    /// The lock that the holder says to have until nothing of its writes can come any more.
+    locked: Option<MarkerLock>,
     danger: Option<Danger>,
     /// The holder came back after an expiry: what it wrote before may be unconfirmed.
     unsettled: bool,
@@ -79,6 +83,7 @@ impl Book {
             gate_may_be_open: true,
             grace_is_over: false,
             pages_may_come: true,
+            locked: None,
             expired: false,
             least: state.limits().1.get() + now.policy.grace,
         };
@@ -119,6 +124,8 @@ impl Book {
             // The gate never opened, but what was written before the expiry is as unconfirmed as it was, unless `rest` was said since.
             Command::GiveBack { lease, .. } if done && lease.tree == *id && self.unsettled => {
                 self.must_hold(lease)?;
+                // It never opened, so its lock never stood for those writes.
+                self.locked = None;
                 self.ends(false, true, !self.at_rest, grace);
             }
             Command::Release(Release { lease, .. }) | Command::GiveBack { lease, .. } if done && lease.tree == *id => {
@@ -173,9 +180,20 @@ impl Book {
                 self.must_hold(lease)?;
                 self.at_rest = true;
             }
-            Command::Active { lease, .. } if done && lease.tree == *id => {
+            Command::Active { lease, marker, .. } if done && lease.tree == *id => {
                 self.must_hold(lease)?;
                 self.at_rest = false;
+                self.locked.clone_from(marker);
+            }
+            Command::Witnessed { tree, session, marker, .. } if done && tree == id => {
+                let danger = self.danger.as_mut().ok_or("a witness where nothing was to be feared")?;
+                if danger.locked.as_ref() != Some(marker) {
+                    return Err(format!("I2: a witness of a lock that nobody said to have: {:?}", danger.locked));
+                }
+                if !self.wished.contains_key(session) {
+                    return Err("a witness that does not wait".into());
+                }
+                danger.pages_may_come = false;
             }
             _ => {}
         }
@@ -192,7 +210,8 @@ impl Book {
         if !expired && let Some((_, goes_on)) = &mut self.last {
             *goes_on = false;
         }
-        self.danger = Some(Danger { writer, gate_may_be_open, grace_is_over: false, pages_may_come, expired, least });
+        let locked = self.locked.take();
+        self.danger = Some(Danger { writer, gate_may_be_open, grace_is_over: false, pages_may_come, locked, expired, least });
     }
 
     /// Compares the read model with the book, and judges a grant.
@@ -234,7 +253,7 @@ impl Book {
         if start != epoch && !(goes_on && start == self.run_start) {
             return Err(format!("I6: run start {start} kept after {:?}", self.last));
         }
-        (self.epoch, self.run_start, self.at_rest) = (epoch, start, false);
+        (self.epoch, self.run_start, self.at_rest, self.locked) = (epoch, start, false, None);
         self.last = Some((writer.clone(), true));
         self.holder = Some(writer);
         Ok(())

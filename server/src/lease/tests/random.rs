@@ -27,7 +27,7 @@ struct Draw {
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
-    (0..27u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
+    (0..30u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
         .prop_map(|(what, side, tree, current, extra, repeat)| Draw { what, side, tree, current, extra, repeat })
 }
 
@@ -83,7 +83,7 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
             Command::GateClosed(LeaseRef { session: if d.extra.is_multiple_of(2) { session } else { lease.session }, ..lease })
         }
         16 => Command::Rest { lease, number: step + 1 },
-        17 => Command::Active { lease, number: step + 1, marker_locked: false },
+        17 => Command::Active { lease, number: step + 1, marker: d.extra.is_multiple_of(2).then(|| lock_of(d)) },
         18 => Command::Rest { lease, number: step / 2 },
         19 => Command::Decline { lease, for_ms: 1_000, note: String::new() },
         20 => Command::Break { tree, epoch, reason },
@@ -97,8 +97,20 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
             incarnation: state.session(&session).map_or(1, |s| s.incarnation()) - u64::from(d.current == 0),
             session,
         },
+        // Who waits has got the lock that the holder may have said to have, or another one.
+        26..=28 => {
+            let session = status.waiters.first().map_or(session, |w| w.session.clone());
+            let attempt = status.attempt + u32::from(d.extra.is_multiple_of(16));
+            let marker = status.witness.filter(|_| d.current > 1).unwrap_or_else(|| lock_of(d));
+            Command::Witnessed { tree, epoch, attempt, session, marker }
+        }
         _ => Command::ExpireSession { session: if d.extra.is_multiple_of(2) { lease.session } else { session }, decided_under },
     }
+}
+
+/// One of two locks.
+fn lock_of(d: &Draw) -> MarkerLock {
+    marker_on(if d.extra.is_multiple_of(3) { "other" } else { "shared" })
 }
 
 fn start(fault: Fault) -> World {
@@ -191,6 +203,12 @@ fn control_a_missing_fence_is_noticed() {
 #[test]
 fn control_a_way_back_from_any_kernel_is_noticed() {
     let complaint = somebody_complains(Fault::BackFromAnyKernel).expect("a broken rule must be noticed");
+    assert!(complaint.contains("I2"), "{complaint}");
+}
+
+#[test]
+fn control_a_witness_of_a_lock_that_nobody_said_to_have_is_noticed() {
+    let complaint = somebody_complains(Fault::WitnessUnsaid).expect("a broken rule must be noticed");
     assert!(complaint.contains("I2"), "{complaint}");
 }
 

@@ -11,7 +11,7 @@ fn a_grant_begins_active_and_the_last_word_counts() {
     assert_eq!(world.run(Command::Rest { lease: lease.clone(), number: 1 }), Answer::Done);
     assert_eq!(world.kinds(), [EventKind::Rest]);
     assert!(world.status().at_rest);
-    assert_eq!(world.run(Command::Active { lease, number: 2, marker_locked: false }), Answer::Done);
+    assert_eq!(world.run(Command::Active { lease, number: 2, marker: None }), Answer::Done);
     assert_eq!(world.kinds(), [EventKind::Active]);
     assert!(!world.status().at_rest);
 }
@@ -21,7 +21,7 @@ fn a_rest_that_comes_late_does_not_undo_the_active_after_it() {
     let mut world = World::new();
     let a = world.open("a", 1);
     let lease = world.granted(&a);
-    world.run(Command::Active { lease: lease.clone(), number: 5, marker_locked: false });
+    world.run(Command::Active { lease: lease.clone(), number: 5, marker: None });
     assert!(ignored(&world.run(Command::Rest { lease: lease.clone(), number: 4 })));
     assert!(ignored(&world.run(Command::Rest { lease, number: 5 })));
     assert!(!world.status().at_rest);

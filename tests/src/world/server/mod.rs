@@ -89,6 +89,8 @@ pub enum Out {
     Committed(Vec<Event>),
     /// A renewal of that session was acknowledged, by a leader that was confirmed at that true time.
     Acknowledged(SessionId, Duration),
+    /// That session was taken for one that two machines renew; there are no copies in this world.
+    Accused(SessionId),
     /// A node leads.
     Leads(usize),
     /// A decision of an earlier leadership came late and was ignored.
@@ -230,7 +232,7 @@ impl Servers {
             AtNode::Confirmed(id) => {
                 if let Some(round) = self.rounds.remove(&id) {
                     match round.confirmed {
-                        true => self.answer(round, now, rng),
+                        true => self.answer(round, now),
                         false => self.fail(&round),
                     }
                 }
@@ -284,7 +286,7 @@ impl Servers {
                 if let Answer::Ignored { .. } = self.append(late) {
                     self.outs.push(Out::Voided);
                 }
-                self.look_again(self.leader, now, rng);
+                self.look_again(self.leader, now);
             }
         }
     }
@@ -376,7 +378,7 @@ impl Servers {
             Origin::Lead if answer == Answer::Done && self.nodes[node].believes == Some(term) => self.promote(node, now),
             Origin::Lead => {}
         }
-        self.look_again(node, now, rng);
+        self.look_again(node, now);
         if self.nodes[node].timers.leading().is_some() {
             self.tick(node, now, rng);
         }

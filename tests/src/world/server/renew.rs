@@ -18,7 +18,7 @@ impl Servers {
             return self.fail(&round);
         }
         if self.fault == Fault::AckUnconfirmed {
-            return self.answer(round, now, rng);
+            return self.answer(round, now);
         }
         let id = self.next;
         self.next += 1;
@@ -34,14 +34,14 @@ impl Servers {
         }
     }
 
-    pub(super) fn look_again(&mut self, n: usize, now: Duration, rng: &mut Rng) {
+    pub(super) fn look_again(&mut self, n: usize, now: Duration) {
         for round in std::mem::take(&mut self.nodes[n].waiting) {
-            self.answer(round, now, rng);
+            self.answer(round, now);
         }
     }
 
     /// Leadership was confirmed: `look`, then `acknowledge`.
-    pub(super) fn answer(&mut self, round: Round, now: Duration, rng: &mut Rng) {
+    pub(super) fn answer(&mut self, round: Round, now: Duration) {
         let (n, id) = (round.node, &round.renewal.session);
         let node = &mut self.nodes[n];
         let state = node.behind.as_ref().unwrap_or(&self.truth);
@@ -57,6 +57,7 @@ impl Servers {
             pairs: Vec::new(),
             server_elapsed: None,
             why_not: why.to_owned(),
+            given_up: false,
         };
         let Some(session) = state.session(id).filter(|s| s.incarnation() == round.renewal.incarnation) else {
             return self.outs.push(Out::Say(n, round.side, Word::Renewed(id.clone(), ended("the session has ended"))));
@@ -73,21 +74,19 @@ impl Servers {
             }
             return self.fail(&round);
         }
-        let fresh = rng.draw().max(1);
         let Renewal { incarnation, number, nonce, .. } = round.renewal;
-        let answered = match node.nonces.arrive(leadership, id, Arrival { incarnation, number, nonce, at: round.at }, fresh) {
-            Verdict::Clone => ended("two machines renew this session"),
-            Verdict::Fine(server_elapsed) => Answered {
-                number,
-                nonce: fresh,
-                ttl: session.ttl(),
-                alive: true,
-                pairs: state.held_by(id),
-                server_elapsed,
-                why_not: String::new(),
-            },
+        let arrival = Arrival { incarnation, number, nonce, at: round.at, ttl: session.ttl() };
+        let (nonce, server_elapsed, given_up) = match node.nonces.arrive(leadership, id, arrival) {
+            Verdict::Fine { nonce, elapsed } => (nonce, elapsed, false),
+            Verdict::GivenUp { nonce } => (nonce, None, true),
+            Verdict::Over => return self.fail(&round),
+            // Nobody is copied in this world: the end of it shows that an honest side was accused.
+            Verdict::Copied => return self.outs.push(Out::Accused(id.clone())),
         };
-        if answered.alive {
+        let pairs = if given_up { Vec::new() } else { state.held_by(id) };
+        let answered =
+            Answered { number, nonce, ttl: session.ttl(), alive: true, pairs, server_elapsed, why_not: String::new(), given_up };
+        if !given_up {
             self.outs.push(Out::Acknowledged(id.clone(), round.asked.unwrap_or(now)));
         }
         self.outs.push(Out::Say(n, round.side, Word::Renewed(id.clone(), answered)));

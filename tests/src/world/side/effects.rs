@@ -78,10 +78,12 @@ impl Side {
                 let Some(lease) = self.session_id.as_ref().and_then(|session| self.tree.lease(session)) else { return };
                 let command = match at_rest {
                     true => Command::Rest { lease, number },
-                    false => Command::Active { lease, number, marker_locked: false },
+                    false => Command::Active { lease, number, marker: None },
                 };
                 self.send(command, Purpose::Rest(number), rng);
             }
+            // A storage without locks: nothing is claimed of it, and nobody asks for one.
+            Effect::TakeLock { epoch, no } => self.after(rng.ms(1, 20), Local::Unlockable(epoch, no)),
             Effect::Step(step) => self.step(step, rng),
             Effect::EndResult(result) => self.outs.push(Out::End(result)),
             // Caches, nodes, and what people read. Effects that come later and need an answer must be taken up here: the world's

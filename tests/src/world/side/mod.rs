@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use treelease_client::session::deadline::write_until;
 use treelease_client::session::{Action, Answered, Renewal, SessionCore};
-use treelease_guard::daemon::tree::{EndResult, TreeSide};
+use treelease_guard::daemon::tree::{EndResult, LockWord, TreeSide};
 use treelease_guard::gate::{Gate, Hooks, LateWrite, Op, Opened, Permit, Refused, Right, Standing, Verdict, admit, in_time};
 use treelease_proto::command::{Command, OpenSession, Proposal};
 use treelease_proto::epoch::Epoch;
@@ -75,6 +75,8 @@ pub enum Local {
     Settled(u64, bool),
     /// A broken lease's gate: are the permits gone?
     Shut(Epoch),
+    /// There is no lock to be had.
+    Unlockable(Epoch, u64),
     /// A command has no answer yet.
     AskAgain(u64),
     /// A write has reached the storage.
@@ -275,6 +277,9 @@ impl Side {
                     let lease = self.tree.lease_ref(session, epoch);
                     self.send(Command::GateClosed(lease), Purpose::Tell, rng);
                 }
+            }
+            Local::Unlockable(epoch, no) => {
+                self.tree.handle_locked(epoch, no, &LockWord::Impossible, now);
             }
             Local::AskAgain(no) => self.ask_again(no, now),
             Local::Landed(write) => {

@@ -106,6 +106,14 @@ fn details(tree: &TreeReport) -> Vec<String> {
     if !tree.why.is_empty() && tree.holder.is_none() {
         line(format!("{}: {}", tree.state.as_str(), tree.why));
     }
+    match tree.fence.as_ref().and_then(|f| f.witness.as_deref()) {
+        Some("asking") => {
+            line("this side asks the storage whether the old holder is gone; nobody needs to do anything if it is".into())
+        }
+        Some("told") => line("the storage says that the old holder is gone; the servers are told".into()),
+        Some(_) => line("a side that waits for it and has it mounted can ask the storage whether the old holder is gone".into()),
+        None => {}
+    }
     for waiter in &tree.waiters {
         let asks = if waiter.asked { ", and asks for it" } else { "" };
         let note = if waiter.note.is_empty() { String::new() } else { format!(", for: {}", waiter.note) };
