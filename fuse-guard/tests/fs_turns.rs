@@ -391,6 +391,8 @@ fn what_waits_for_a_closing_gate_goes_on_if_it_opens_again_and_is_refused_if_the
     let until = t.clock.now().after(HOUR);
     t.mount.publish(Standing { serial: before.serial + 1, right: Right::Write { until }, ..before });
     assert_eq!(kept.join().unwrap(), 0, "the handoff was declined");
+    // The answer is sent before its carrier counts itself out.
+    eventually("nobody waits", || t.mount.waiting() == 0);
     closing(&t);
     let given = write(&file, b"2");
     eventually("it waits", || t.mount.waiting() == 1);
