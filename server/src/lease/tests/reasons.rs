@@ -5,8 +5,10 @@ use super::*;
 /// What brings an end about.
 type Way = fn(&mut World, &LeaseRef);
 
-/// Ends, the events that tell them, who did it by the text, and a word that a person needs.
-const ENDS: &[(&str, Way, &[EventKind], End, &[&str])] = &[
+/// An end's name, its way, the events that tell it, whether it was clean, and words that a person needs.
+type Row = (&'static str, Way, &'static [EventKind], End, &'static [&'static str]);
+
+const ENDS: &[Row] = &[
     ("released", |w, l| drop(w.release(l)), &[EventKind::Released], End::Clean, &[]),
     (
         "released with a note",
@@ -157,7 +159,8 @@ fn every_end_of_a_wait_is_in_the_history_with_a_reason() {
 
 #[test]
 fn the_end_of_a_place_in_the_queue_is_told_with_its_reason() {
-    let ends: [(fn(&mut World, SessionId), &str); 4] = [
+    type Leaves = fn(&mut World, SessionId);
+    let ends: [(Leaves, &str); 4] = [
         (|w, b| drop(w.run(Command::Cancel { tree: tree_id(1), session: b })), ""),
         (|w, b| drop(w.run(Command::CloseSession { session: b })), "its session was closed"),
         (|w, b| drop(w.expire(&b)), "its session expired"),
