@@ -261,7 +261,7 @@ pub fn holders(root: BorrowedFd<'_>) -> Vec<String> {
     found
 }
 
-/// `lock:	1: OFDLCK  ADVISORY  WRITE -1 fe:00:1234 1099511627776 1099511627776`
+/// `lock: 1: OFDLCK  ADVISORY  WRITE -1 fe:00:1234 1099511627776 1099511627776`
 fn locks(fdinfo: &str, inode: u64) -> bool {
     fdinfo.lines().filter_map(|line| line.strip_prefix("lock:")).any(|line| {
         let mut fields = line.split_whitespace().skip(1);
