@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use treelease_tests::ends::fault::host_of_side;
-use treelease_tests::ends::gates;
 use treelease_tests::ends::plan::{Fault, Node};
 use treelease_tests::ends::scene::{SOON, Scene, Setting};
 use treelease_tests::ends::work::{Habit, TREE};
@@ -15,6 +14,8 @@ use treelease_tests::hosts::{Pace, Signal, signal, wait_for};
 /// Until a side has the tree while a fault lasts: time to live, grace, elections, connections that must be given up, and a machine
 /// that does ten things at once.
 const GOES_ON: Duration = Duration::from_secs(90);
+/// How often a thing is tried that a busy machine may spoil.
+const TRIES: u32 = 5;
 /// The holder.
 const FIRST: usize = 0;
 /// The other side.
@@ -80,8 +81,18 @@ fn a_stopped_daemon_ends_its_lease_and_its_gate_is_shut_when_it_wakes() {
 fn by_default_the_other_side_of_a_stopped_daemon_waits_and_is_told_so_until_somebody_vouches() {
     let setting = Setting { policy: vec!["fence=manual"], ..Setting::quick("by_default_the_other_side_of_a_stopped") };
     let mut scene = held(setting, Habit::Busy);
-    scene.inflict(Fault::StopDaemon(FIRST));
-    wait_for(SOON, "it waits for a fence", || scene.tree()["state"] == "fencing");
+    // A scribe that a busy machine keeps from writing lets the tree come to rest: then no fence is needed, and it is tried again.
+    let active = (0..TRIES).any(|_| {
+        holds(&mut scene);
+        let befallen = scene.inflict(Fault::StopDaemon(FIRST));
+        wait_for(SOON, "the lease ends", || ["fencing", "free"].iter().any(|state| scene.tree()["state"] == *state));
+        let active = scene.tree()["state"] == "fencing";
+        if !active {
+            scene.heal(&befallen);
+        }
+        active
+    });
+    assert!(active, "it waits for a fence");
     scene.side(OTHER).run(&["acquire", TREE, "-n"]).refused(75, &["fence confirm"]);
     scene.tell("the wait is shown");
     scene.vouch();

@@ -125,7 +125,11 @@ impl Scene {
             broken.push(format!("lines are torn: {torn:?}"));
         }
         if !missing.is_empty() {
-            broken.push(format!("{} acknowledged lines are gone: {:?}", missing.len(), &missing[..missing.len().min(20)]));
+            broken.push(format!(
+                "acknowledged lines are gone: {} of them: {:?}",
+                missing.len(),
+                &missing[..missing.len().min(20)]
+            ));
         }
         let grants = self.granted(&mut broken);
         let writes = self.writes();
