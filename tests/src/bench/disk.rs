@@ -12,11 +12,14 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::hosts::World;
+use crate::hosts::{World, holds_within};
 
+/// How long those who have files open on it may take to end.
+const UNMOUNT: Duration = Duration::from_secs(20);
 const MIB: usize = 1 << 20;
 
 /// A filesystem, or a directory on one.
@@ -89,7 +92,8 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let gone = if self.mounted {
-            Command::new("umount").arg(&self.at).status().is_ok_and(|status| status.success())
+            // A daemon whose mount was taken away ends a moment later, and has the disk open until then.
+            holds_within(UNMOUNT, || Command::new("umount").arg(&self.at).output().is_ok_and(|out| out.status.success()))
         } else {
             std::fs::remove_dir_all(&self.at).is_ok()
         };
