@@ -1,6 +1,6 @@
-//! Exclusive locks held through a mount, from /proc/locks: somebody is in the middle of something (DESIGN 5, step 1).
+//! Locks held through a mount, from /proc/locks. An exclusive one: somebody is in the middle of something (DESIGN 5, step 1).
 
-/// One exclusive lock.
+/// One lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
     /// Whose; -1 for a lock of an open file description.
@@ -10,11 +10,23 @@ pub(super) struct Held {
 }
 
 /// The exclusive locks of a device in the text of /proc/locks. Who only waits for a lock holds nothing.
-pub(super) fn exclusive(text: &str, (major, minor): (u32, u32)) -> Vec<Held> {
+pub(super) fn exclusive(text: &str, device: (u32, u32)) -> Vec<Held> {
+    of(text, device, &["WRITE"])
+}
+
+/// All of them, shared ones too.
+pub(super) fn all(text: &str, device: (u32, u32)) -> Vec<Held> {
+    of(text, device, &["WRITE", "READ"])
+}
+
+fn of(text: &str, (major, minor): (u32, u32), kinds: &[&str]) -> Vec<Held> {
     let mut held = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, _kind, _, "WRITE", pid, place, ..] = words[..] else { continue };
+        let [_, _, _, kind, pid, place, ..] = words[..] else { continue };
+        if !kinds.contains(&kind) {
+            continue;
+        }
         let parts: Vec<&str> = place.split(':').collect();
         let [maj, min, ino] = parts[..] else { continue };
         let device = (u32::from_str_radix(maj, 16), u32::from_str_radix(min, 16));
@@ -40,5 +52,6 @@ mod tests {
                     4: OFDLCK ADVISORY  WRITE -1 00:2d:77 100 101\n\
                     garbage\n";
         assert_eq!(exclusive(text, (0, 0x2d)), [Held { pid: 812, ino: 1234 }, Held { pid: -1, ino: 77 }]);
+        assert_eq!(all(text, (0, 0x2d)).iter().map(|lock| lock.pid).collect::<Vec<_>>(), [812, 813, -1]);
     }
 }

@@ -7,6 +7,7 @@
 mod answer;
 mod beneath;
 mod call;
+mod journals;
 mod locks;
 mod mount;
 mod mounting;
@@ -259,6 +260,9 @@ impl Filesystem for Face {
                 tracing::warn!(ino = ino.0, holder, "{why}");
                 return Err(reason::LOCKED);
             }
+            if shared.opens_to_undo_a_turn(who.pid, ino.0) {
+                return Err(reason::STALE);
+            }
             fs.open(who, seen, ino.0, flags.0)
         });
     }
@@ -282,7 +286,11 @@ impl Filesystem for Face {
         let op = if in_git && name == "index.lock" { Op::IndexLock } else { Op::Create };
         let (call, name) = self.named(req, op, parent, name);
         let making = Making { mode, umask, rdev: 0 };
-        call.start(reply, move |fs, who, seen| fs.create(who, seen, (parent.0, &name), making, flags));
+        let shared = self.0.clone();
+        call.start(reply, move |fs, who, seen| match shared.undoes_a_turn(who.pid, parent.0, &name) {
+            true => Err(reason::STALE),
+            false => fs.create(who, seen, (parent.0, &name), making, flags),
+        });
     }
 
     fn read(
