@@ -279,9 +279,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_waits_no_longer_than_its_limit_though_the_queue_is_full_of_those_who_gave_up() {
-        let proposer = Proposer::start(|_: Batch| std::future::pending());
+        let proposer = Proposer::with_limit(|_: Batch| std::future::pending(), 10 * LIMIT);
         let short = Duration::from_millis(1);
-        for _ in 0..2 * (PROPOSALS_MAX + OWN_MAX) {
+        for _ in 0..PROPOSALS_MAX + OWN_MAX + 2 * BATCH_MAX {
             proposer.propose(cancel(String::new()), short).await.unwrap_err();
         }
         let late = timeout(LIMIT, proposer.propose_own(cancel(String::new()), Duration::from_millis(50))).await;
