@@ -165,6 +165,15 @@ impl Verdict {
     pub fn is_sound(&self) -> bool {
         self.integrity == "ok" && self.missing == 0 && self.claims_missing == 0 && self.double_claims == 0
     }
+
+    /// Fails the test that runs, for good, unless nothing was lost.
+    #[track_caller]
+    pub fn must_be_sound(&self) {
+        if !self.is_sound() {
+            let test = std::thread::current().name().unwrap_or("a story").replace("::", "-");
+            crate::hosts::violated(&test, &format!("{self:?}"));
+        }
+    }
 }
 
 /// Compares a database with what was acknowledged.

@@ -91,7 +91,8 @@ fn kill_9_of_the_server_loses_nothing_that_was_acknowledged() {
         side.ok(&["down"]);
     }
     let verdict = ledger::check(&world.lower("dev").join("ledger.db"), &[&ack]).unwrap();
-    assert!(verdict.is_sound() && verdict.acknowledged == 6, "{verdict:?}");
+    verdict.must_be_sound();
+    assert_eq!(verdict.acknowledged, 6);
 }
 
 fn ledger_has(ack: &std::path::Path, id: &str) -> bool {

@@ -67,7 +67,7 @@ fn nothing_lost_and_the_old_handle_is_stale(journal: &str) {
     let stale = |a: &String| a.contains(&format!("errno {ESTALE},")) || a.contains("SQLite 1032");
     assert!(told.answers.iter().any(stale), "none says ESTALE: {:?}", told.answers);
     assert_eq!(told.new.code, 0, "a new connection works\n{}", told.new);
-    assert!(told.verdict.is_sound(), "{:?}", told.verdict);
+    told.verdict.must_be_sound();
     assert_eq!(told.verdict.rows, 5 + 1 + COMMITS + 1);
 }
 

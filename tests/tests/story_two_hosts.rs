@@ -86,7 +86,7 @@ fn under_run_ask_no_acknowledged_row_is_lost() {
     });
     down([&workstation, &pod]);
     let verdict = work.verdict();
-    assert!(verdict.is_sound(), "{verdict:?}");
+    verdict.must_be_sound();
     assert_eq!((verdict.rows, verdict.acknowledged), (2 * ROWS as u64, 2 * ROWS as u64));
 }
 
@@ -104,7 +104,7 @@ fn under_run_ask_each_of_twenty_claims_goes_to_one_side() {
     });
     down([&workstation, &pod]);
     let verdict = work.verdict();
-    assert!(verdict.is_sound(), "{verdict:?}");
+    verdict.must_be_sound();
     assert_eq!(verdict.claims, RACES as u64, "each went to somebody");
 }
 
@@ -125,7 +125,7 @@ fn bare_tools_take_the_free_lease_and_lose_and_double_nothing() {
     });
     down([&workstation, &pod]);
     let verdict = work.verdict();
-    assert!(verdict.is_sound(), "{verdict:?}");
+    verdict.must_be_sound();
     assert_eq!((verdict.claims, verdict.acknowledged), (RACES as u64, RACES as u64 / 2));
 }
 
