@@ -425,6 +425,7 @@ impl Daemon {
                 tree.side.set_incarnation(session.incarnation());
             }
             self.trees.insert(id.clone(), tree);
+            self.tell_left_behind(id);
         }
         self.trees.get_mut(id).expect("it was just put in")
     }

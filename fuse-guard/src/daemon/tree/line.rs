@@ -74,8 +74,10 @@ pub fn held(name: &str, holder: &Holder) -> Refusal {
 impl TreeSide {
     /// Brings the place in the queue in line with what is wanted here.
     pub(super) fn pump(&mut self, now: BootTime) {
-        // While an end is owed the server would answer with the very lease that is to end.
-        if !matches!(self.phase, Phase::Reader) || self.owed.is_some() || self.retry_at.is_some_and(|at| now < at) {
+        // While an end is owed the server would answer with the very lease that is to end; and before it is known what an earlier
+        // run of the daemon left, with that.
+        let waits = self.owed.is_some() || self.left_behind_is_unknown();
+        if !matches!(self.phase, Phase::Reader) || waits || self.retry_at.is_some_and(|at| now < at) {
             return;
         }
         self.retry_at = None;

@@ -11,6 +11,8 @@
 //! - Once a release for an epoch has left the daemon, the gate never opens under that epoch again: [`TreeSide::closed_upto`]
 //!   is raised before the release is asked for, and a grant at or below it is ignored. A restarted daemon knows it from its
 //!   state file ([`Past`]).
+//! - A lease that an earlier run of the daemon left is never taken for a new grant, whichever answer brings it: before the
+//!   resumed session's first answer nothing is asked for ([`TreeSide::handle_left_behind`]).
 //! - An end that this side owes the server is sent until it is answered ([`owed`]): no tree stays with a side that cannot use it.
 //! - I6. [`TreeSide::stale_below`] only grows, and is raised when another side is seen to have been granted, at the latest by
 //!   the run start of this side's next grant.
@@ -262,6 +264,7 @@ pub struct TreeSide {
     /// The daemon ends: nothing is taken any more.
     down: bool,
     owed: Option<owed::Owed>,
+    left_behind: owed::LeftBehind,
     /// The epoch for which marker and stamp were seen to on the mount that there is now (I8).
     checked: Epoch,
     /// Counts the ends begun, so that an answer to an earlier one counts for none of the later.
@@ -309,6 +312,7 @@ impl TreeSide {
             come_back: false,
             down: false,
             owed: None,
+            left_behind: owed::LeftBehind::default(),
             checked: Epoch::ZERO,
             end_no: 0,
             effects: VecDeque::new(),
@@ -467,6 +471,13 @@ impl TreeSide {
 
     /// The server has granted: by an answer, an event, or a renewal that lists the pair. Opens nothing (I4).
     pub fn handle_grant(&mut self, grant: Grant, now: BootTime) {
+        match self.past_of(grant.epoch) {
+            Some(past) => self.handle_resumed(grant, past, now),
+            None => self.take_grant(grant, now),
+        }
+    }
+
+    fn take_grant(&mut self, grant: Grant, now: BootTime) {
         if grant.epoch <= self.closed_upto || self.grant().is_some_and(|g| g.epoch >= grant.epoch) {
             return;
         }
@@ -573,6 +584,7 @@ impl TreeSide {
         self.right = None;
         self.line = Line::Out;
         self.owed = None;
+        self.left_behind = owed::LeftBehind::Nothing;
         let locked = self.lock_may_be_here();
         self.lock_gone();
         self.set_phase(Phase::Reader);

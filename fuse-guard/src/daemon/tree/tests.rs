@@ -11,6 +11,7 @@ use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
 use super::*;
 
 mod locks;
+mod resumed;
 
 fn at(ms: u64) -> BootTime {
     BootTime { elapsed: Duration::from_millis(ms), suspended: Duration::ZERO }
