@@ -154,7 +154,8 @@ impl Daemon {
             Effect::HoldWaits(hold) => self.hold_waits(id, &hold),
             Effect::HoldRefused(hold, refusal) => self.hold_refused(id, &hold, refusal.into()),
             Effect::HoldLost(hold, reason) => {
-                self.tell_hold(id, &hold, hold_answer::Kind::Lost(wire::Lost { reason }), true);
+                // The stream stays: its end says that the command has ended.
+                self.tell_hold(id, &hold, hold_answer::Kind::Lost(wire::Lost { reason }), false);
             }
             Effect::EndResult(result) => self.end_result(id, result),
             Effect::EndProgress(message) => self.tell_enders(id, progress::Kind::Step(wire::Step { message })),

@@ -156,7 +156,17 @@ impl TreeSide {
                 _ => {}
             }
             let epoch = grant.epoch;
+            if matches!(step, Step::CloseStageOne | Step::CloseStageTwo(_)) && !self.mounted {
+                self.lose_holds("the lease is being handed over", false);
+            }
             match step {
+                // Commands in the place of permits. If they do not end within `flush_limit`, the handoff surrenders.
+                Step::CloseStageTwo(_) if self.may_still_write() => {
+                    self.drain_owed = Some(self.end_no);
+                    self.change_kind();
+                    let waits = "waiting for the commands under the lease to end";
+                    self.effects.push_back(Effect::EndProgress(waits.into()));
+                }
                 Step::CloseStageOne | Step::Reopen => self.change_kind(),
                 Step::Done => {
                     let Phase::Ending { handoff, .. } = &self.phase else { return };

@@ -13,6 +13,8 @@
 //!   state file ([`Past`]).
 //! - A lease that an earlier run of the daemon left is never taken for a new grant, whichever answer brings it: before the
 //!   resumed session's first answer nothing is asked for ([`TreeSide::handle_left_behind`]).
+//! - I2, shim-only. Without a mount "clean" and "the gate is shut" are said only once the commands that ran under the lease have
+//!   ended ([`TreeSide::handle_hold_gone`]): nothing else keeps them from writing.
 //! - An end that this side owes the server is sent until it is answered ([`owed`]): no tree stays with a side that cannot use it.
 //! - I6. [`TreeSide::stale_below`] only grows, and is raised when another side is seen to have been granted, at the latest by
 //!   the run start of this side's next grant.
@@ -32,7 +34,7 @@ mod rest;
 mod tests;
 mod witness;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use end::{EndRequest, EndResult, GateStage};
@@ -198,7 +200,7 @@ pub enum Effect {
     HoldWaits(HoldId),
     /// A hold is refused and gone.
     HoldRefused(HoldId, Refusal),
-    /// The lease went while a hold counted; the hold is gone.
+    /// The lease went while a hold counted; the hold is gone. Its command ends now, and [`TreeSide::handle_hold_gone`] says when it has.
     HoldLost(HoldId, String),
     /// An end that somebody asked for has come to its result.
     EndResult(EndResult),
@@ -264,6 +266,12 @@ pub struct TreeSide {
     /// The daemon ends: nothing is taken any more.
     down: bool,
     owed: Option<owed::Owed>,
+    /// Commands that were told that the lease is gone, and have not ended yet.
+    leaving: BTreeSet<HoldId>,
+    /// The end of that number goes on when they have.
+    drain_owed: Option<u64>,
+    /// That lease's gate can be called shut when they have.
+    shut_owed: Option<Epoch>,
     left_behind: owed::LeftBehind,
     /// The epoch for which marker and stamp were seen to on the mount that there is now (I8).
     checked: Epoch,
@@ -312,6 +320,9 @@ impl TreeSide {
             come_back: false,
             down: false,
             owed: None,
+            leaving: BTreeSet::new(),
+            drain_owed: None,
+            shut_owed: None,
             left_behind: owed::LeftBehind::default(),
             checked: Epoch::ZERO,
             end_no: 0,
@@ -569,8 +580,12 @@ impl TreeSide {
         self.lock_gone();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
-        self.effects.push_back(Effect::SayGateClosed { epoch });
         self.lose_holds("the lease was ended by force", true);
+        match self.may_still_write() {
+            // If they never end, nobody says so, and the server waits its full time.
+            true => self.shut_owed = Some(epoch),
+            false => self.effects.push_back(Effect::SayGateClosed { epoch }),
+        }
         self.pump(now);
     }
 
@@ -584,6 +599,7 @@ impl TreeSide {
         self.right = None;
         self.line = Line::Out;
         self.owed = None;
+        self.shut_owed = None;
         self.left_behind = owed::LeftBehind::Nothing;
         let locked = self.lock_may_be_here();
         self.lock_gone();

@@ -12,6 +12,7 @@ use super::*;
 
 mod locks;
 mod resumed;
+mod unmounted;
 
 fn at(ms: u64) -> BootTime {
     BootTime { elapsed: Duration::from_millis(ms), suspended: Duration::ZERO }
