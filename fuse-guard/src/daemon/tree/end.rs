@@ -258,9 +258,14 @@ impl TreeSide {
         if !self.right_lives(now) || now.since(*opened) < self.policy.min_hold || self.end_when_awake.is_some() {
             return;
         }
+        // Also for who only waits: what was in the way of an idle tree's handoff (an flock held for hours) is there still, and a
+        // look each time that anything is looked at would keep the tree from ever coming to rest.
+        if self.declined_until.is_some_and(|until| now < until) {
+            return;
+        }
         let asked = self.others().any(|w| w.asked);
         let anybody = self.others().next().is_some();
-        if asked && self.declined_until.is_none_or(|until| now >= until) {
+        if asked {
             self.declined_until = None;
             self.begin_end(EndRequest::Asked, now);
         } else if anybody
