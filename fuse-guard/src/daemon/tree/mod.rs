@@ -428,7 +428,12 @@ impl TreeSide {
         self.policy = status.policy.clone();
         self.name = status.name.clone();
         let moved = self.table.as_ref().map(|t| (t.state, t.epoch)) != Some((status.state, status.epoch));
-        if moved {
+        // What this side gave back itself because its gate could not open is no news: it would be taken and given back again, with
+        // each first write.
+        let own = self.first_write_pause.is_some_and(|until| now < until) && status.epoch == self.closed_upto;
+        if moved && own {
+            self.effects.push_back(Effect::Publish);
+        } else if moved {
             // Whoever was refused may try again: the gate takes a new serial for that.
             self.first_write_pause = None;
             self.change_kind();
@@ -664,8 +669,7 @@ impl TreeSide {
             Err(refusal) => {
                 self.refuse_pending(&refusal);
                 self.give_back(epoch, refusal.message);
-                self.first_write_until = None;
-                self.first_write_pause = Some(now.after(FIRST_WRITE_PAUSE));
+                self.pause_first_writes(now);
             }
         }
     }
@@ -717,6 +721,12 @@ impl TreeSide {
 
     // ---- first writes ----
 
+    /// The gate could not open: the next first write would find the same.
+    fn pause_first_writes(&mut self, now: BootTime) {
+        self.first_write_until = None;
+        self.first_write_pause = Some(now.after(FIRST_WRITE_PAUSE));
+    }
+
     /// A mutation waits at the gate.
     pub fn handle_first_write(&mut self, now: BootTime) {
         let takes = self.policy.mode == Mode::Enforce && self.policy.first_write == FirstWrite::Acquire;
@@ -746,6 +756,7 @@ impl TreeSide {
             let refusal = Refusal::new(Code::Storage, format!("\"{}\": the gate could not open within {limit} s", self.name));
             self.refuse_pending(&refusal);
             self.give_back(epoch, refusal.message);
+            self.pause_first_writes(now);
         }
         if self.first_write_until.is_some_and(|until| now >= until) {
             self.first_write_until = None;

@@ -10,6 +10,7 @@ use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
 
 use super::*;
 
+mod first_writes;
 mod giving_way;
 mod locks;
 mod resumed;
