@@ -461,13 +461,14 @@ impl Daemon {
                 if self.link.trouble.is_empty() { "this side has no session yet".to_owned() } else { self.link.trouble.clone() };
             let refusal = Refusal::new(Code::Unreachable, why);
             if let Some(tree) = self.trees.get_mut(id) {
-                tree.side.handle_acquire_answer(Err(refusal), now);
+                tree.side.handle_acquire_answer(tree.side.session_no(), Err(refusal), now);
             }
             return;
         };
-        let place = self.trees.get(id).and_then(|t| t.mounted.as_ref()).and_then(|m| m.place.clone());
+        let Some(tree) = self.trees.get(id) else { return };
+        let (place, no) = (tree.mounted.as_ref().and_then(|m| m.place.clone()), tree.side.session_no());
         let command = Command::Acquire(Acquire { tree: id.clone(), session, ask, first_write, no_wait, note, place });
-        self.send(id, command, Purpose::Acquire, RequestKey::random());
+        self.send(id, command, Purpose::Acquire(no), RequestKey::random());
     }
 
     fn send_end(&mut self, id: &TreeId, command: Command, request: u32) {
@@ -506,8 +507,8 @@ impl Daemon {
     pub(super) fn handle_done(&mut self, id: &TreeId, done: Done, now: BootTime) {
         let Some(tree) = self.trees.get_mut(id) else { return };
         match done {
-            Done::Answer(Purpose::Acquire, answer) => {
-                tree.side.handle_acquire_answer(answer, now);
+            Done::Answer(Purpose::Acquire(no), answer) => {
+                tree.side.handle_acquire_answer(no, answer, now);
                 self.read_table_soon(now);
             }
             Done::Answer(Purpose::Owed(epoch), answer) => tree.side.handle_owed_answer(epoch, answer.is_ok(), now),

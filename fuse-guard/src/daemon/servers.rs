@@ -29,8 +29,8 @@ const WIRE_MAX: usize = 256;
 /// What a command about one tree is for; comes back with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// An answer to acquire.
-    Acquire,
+    /// An answer to acquire, sent in the session of that number.
+    Acquire(u64),
     /// An answer to release or surrender, for the end of that number.
     End(u64),
     /// An end that is owed for a lease whose gate did not open: sent until it is answered.

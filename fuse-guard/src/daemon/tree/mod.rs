@@ -275,6 +275,8 @@ pub struct TreeSide {
     left_behind: owed::LeftBehind,
     /// The epoch for which marker and stamp were seen to on the mount that there is now (I8).
     checked: Epoch,
+    /// Counts the sessions, so that an answer to what an earlier one asked counts for none of the later.
+    session_no: u64,
     /// Counts the ends begun, so that an answer to an earlier one counts for none of the later.
     end_no: u64,
     effects: VecDeque<Effect>,
@@ -325,6 +327,7 @@ impl TreeSide {
             shut_owed: None,
             left_behind: owed::LeftBehind::default(),
             checked: Epoch::ZERO,
+            session_no: 0,
             end_no: 0,
             effects: VecDeque::new(),
         }
@@ -603,6 +606,7 @@ impl TreeSide {
         }
         self.right = None;
         self.line = Line::Out;
+        self.session_no += 1;
         self.owed = None;
         self.shut_owed = None;
         self.left_behind = owed::LeftBehind::Nothing;

@@ -14,7 +14,7 @@ fn could_not_open(by_time: bool) -> (World, u64) {
     w.tree.handle_first_write(at(1));
     assert!(asks(&mut w));
     let grant = w.grant(1, 1);
-    w.tree.handle_acquire_answer(Ok(Answer::Granted(grant)), at(2));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant)), at(2));
     let held = w.status(1, Some("workstation"), &[]);
     w.tree.handle_table(held, Some(&me), at(3));
     w.tree.handle_right(Some(at(90_000)), Some(true), at(4));

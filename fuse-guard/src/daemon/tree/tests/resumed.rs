@@ -38,7 +38,7 @@ fn a_lease_whose_release_had_left_never_opens_although_an_acquire_is_answered_wi
     w.hold(HoldKind::Run, at(0));
     w.effects();
     let grant = w.grant(4, 4);
-    w.tree.handle_acquire_answer(Ok(Answer::Granted(grant)), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant)), at(1));
     drive_open(&mut w, 2);
     assert!(matches!(w.tree.phase, Phase::Reader), "{:?}", w.tree.phase);
     assert!(w.effects().contains(&Effect::ReleaseAgain { epoch: four() }));
@@ -49,7 +49,7 @@ fn a_grant_taken_for_a_new_one_goes_back_when_it_is_known_that_its_release_had_l
     let mut w = World::new();
     w.hold(HoldKind::Run, at(0));
     let grant = w.grant(4, 4);
-    w.tree.handle_acquire_answer(Ok(Answer::Granted(grant.clone())), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant.clone())), at(1));
     w.tree.handle_resumed(grant, Past::Released, at(2));
     drive_open(&mut w, 3);
     assert!(matches!(w.tree.phase, Phase::Reader), "{:?}", w.tree.phase);
@@ -68,7 +68,7 @@ fn a_lease_that_an_earlier_run_wrote_under_is_not_given_back_as_clean_when_nobod
         w.tree.handle_hold_gone(&id, at(1));
         w.effects();
         let grant = w.grant(4, 4);
-        w.tree.handle_acquire_answer(Ok(Answer::Granted(grant)), at(2));
+        w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant)), at(2));
         w.tree.handle_down(at(3));
         let given_back = w.effects().iter().any(|e| matches!(e, Effect::GiveBack { .. }));
         // Control: a grant of its own is given back in the same place.
