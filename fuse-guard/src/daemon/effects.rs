@@ -305,13 +305,7 @@ impl Daemon {
             if !mount.drain(DRAIN_LIMIT) {
                 return Done::Settled(no, Err(false));
             }
-            Done::Settled(
-                no,
-                mount.flush(SHUT_LIMIT).map(|_| ()).map_err(|failed| {
-                    tracing::error!(files = ?failed.files, why = failed.why, "a flush before rest has failed");
-                    true
-                }),
-            )
+            Done::Settled(no, super::flushes::settled(mount.flush(SHUT_LIMIT)))
         });
     }
 
