@@ -314,11 +314,11 @@ impl Daemon {
         let lock = self.trees.get(id).and_then(|t| t.locks.own.clone()).map(|lock| (lock.turn(), lock));
         tracing::warn!(tree = %id, "the deadline has passed without a renewal: writes have stopped");
         tokio::task::spawn_blocking(move || {
-            let drained = mount.drain(SHUT_LIMIT);
-            match mount.flush(SHUT_LIMIT) {
+            let (flush, drain) = (|| mount.flush(SHUT_LIMIT), || mount.drain(SHUT_LIMIT));
+            match super::flushes::lapsed(flush, drain) {
                 // Nothing is unconfirmed: a free lock is this side's word for it, through the storage.
-                Ok(_) if drained => lock.iter().for_each(|(turn, lock)| _ = lock.let_go(*turn)),
-                Ok(_) => {}
+                Ok(true) => lock.iter().for_each(|(turn, lock)| _ = lock.let_go(*turn)),
+                Ok(false) => {}
                 Err(failed) => {
                     tracing::warn!(files = ?failed.files, why = failed.why, "a flush at the deadline has failed");
                 }
