@@ -53,7 +53,7 @@ use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
 pub use witness::Attempt;
 
 use crate::gate::{Right, Standing};
-use crate::handoff::Handoff;
+use crate::handoff::{Handoff, Why};
 
 /// How long a first write waits for the lease before it is refused (DESIGN 4).
 pub const FIRST_WRITE_WAIT: Duration = Duration::from_secs(2);
@@ -265,6 +265,8 @@ pub struct TreeSide {
     come_back: bool,
     /// The daemon ends: nothing is taken any more.
     down: bool,
+    /// It has ended: nothing goes through any more.
+    gone_down: bool,
     owed: Option<owed::Owed>,
     /// Commands that were told that the lease is gone, and have not ended yet.
     leaving: BTreeSet<HoldId>,
@@ -321,6 +323,7 @@ impl TreeSide {
             last_mutation: None,
             come_back: false,
             down: false,
+            gone_down: false,
             owed: None,
             leaving: BTreeSet::new(),
             drain_owed: None,
@@ -379,12 +382,20 @@ impl TreeSide {
         self.right.is_some_and(|until| now < until && !now.suspended_since(until))
     }
 
+    /// The daemon ends now, with whatever is held still: its gate opens no more, also while the mount is being taken away.
+    pub fn handle_gone_down(&mut self) {
+        self.down = true;
+        self.gone_down = true;
+        self.change_kind();
+    }
+
     /// What the guard is to obey from now on.
     pub fn standing(&self, session_lives: bool) -> Standing {
         // I8: a mount that came while the lease was held already is not written through before its marker is stamped.
         let unchecked = self.mounted && self.grant().is_some_and(|g| g.epoch != self.checked);
         let until = self.right.filter(|_| !unchecked);
         let right = match (&self.phase, until) {
+            _ if self.gone_down => Right::Read,
             (Phase::Open { .. }, Some(until)) if self.rest != Rest::Awake || self.lock_is_loose() => Right::Resting { until },
             // Past a deadline the lock was let go of: a lease that ends meanwhile opens no more.
             (Phase::Ending { .. }, _) if self.lock_is_loose() => Right::Read,
@@ -599,7 +610,14 @@ impl TreeSide {
 
     /// The session has ended at the server. Leases that were held are asked for again: nobody else may have had a turn.
     pub fn handle_session_lost(&mut self, why: &str, now: BootTime) {
-        let had = matches!(self.phase, Phase::Open { .. } | Phase::CarryingOut { .. } | Phase::Ending { .. });
+        let had = match &self.phase {
+            Phase::Open { .. } | Phase::CarryingOut { .. } => self.end_when_awake.is_none(),
+            // Somebody else would be glad of it, and it is used here still. What a person gives up is not asked for again.
+            Phase::Ending { stage: GateStage::Open, handoff, .. } => {
+                matches!(handoff.why(), Why::Asked { .. } | Why::Idle)
+            }
+            _ => false,
+        };
         self.fail_ending(why);
         if let Some(epoch) = self.grant().map(|g| g.epoch) {
             self.closed_upto = self.closed_upto.max(epoch);

@@ -31,6 +31,16 @@ fn an_idle_handoff_that_was_declined_is_not_tried_again_at_once() {
 }
 
 #[test]
+fn a_daemon_that_ends_with_a_lease_has_shut_its_gate_before_the_mount_goes() {
+    let mut w = World::new();
+    w.open(1, 1, 90_000, at(0));
+    w.tree.handle_down(at(10));
+    assert!(matches!(w.tree.standing(false).right, Right::Write { .. }), "it waits for a good moment still");
+    w.tree.handle_gone_down();
+    assert_eq!(w.tree.standing(false).right, Right::Read);
+}
+
+#[test]
 fn a_tree_that_cannot_be_handed_over_comes_to_rest_all_the_same() {
     let mut w = declined(10_000);
     w.tree.handle_timeout(at(10_020));

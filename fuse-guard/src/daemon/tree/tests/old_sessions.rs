@@ -40,6 +40,38 @@ fn an_answer_to_what_an_earlier_session_asked_is_not_taken_for_the_present_ones(
 }
 
 #[test]
+fn what_was_being_given_up_when_the_session_ended_is_not_asked_for_again() {
+    for (request, comes_back) in [
+        (None, true),
+        (Some(EndRequest::Asked), true),
+        (Some(EndRequest::Release { now: false }), false),
+        (Some(EndRequest::Release { now: true }), false),
+        (Some(EndRequest::To { side: name("pod"), force: false }), false),
+    ] {
+        let mut w = World::new();
+        w.open(1, 1, 90_000, at(0));
+        if let Some(request) = request.clone() {
+            w.tree.begin_end(request, at(10));
+        }
+        w.tree.handle_session_lost("expired", at(20));
+        w.effects();
+        w.tree.handle_session_opened(at(30));
+        assert_eq!(asks(&mut w), comes_back, "{request:?}");
+    }
+}
+
+#[test]
+fn what_was_to_be_given_up_as_soon_as_it_is_awake_is_not_asked_for_again_either() {
+    let (mut w, number) = resting();
+    w.tree.handle_rest_answer(number, &Ok(Answer::Done), at(1_020));
+    w.tree.begin_end(EndRequest::Release { now: true }, at(2_000));
+    w.tree.handle_session_lost("expired", at(2_010));
+    w.effects();
+    w.tree.handle_session_opened(at(2_020));
+    assert!(!asks(&mut w));
+}
+
+#[test]
 fn that_the_session_has_ended_refuses_only_who_does_not_wait() {
     let mut w = World::new();
     let (me, busy) = (w.me.clone(), w.status(1, Some("pod"), &[]));
