@@ -113,3 +113,21 @@ fn a_command_whose_lease_is_lost_is_ended_with_79() {
     });
     assert_eq!(status.and_then(|s| s.code()), Some(79));
 }
+
+#[test]
+fn without_a_mount_a_tree_is_handed_over_only_when_the_command_under_the_lease_has_ended() {
+    let world = World::new();
+    let (server, _, pod) = world.two_hosts(&quick(&[]));
+    let agent = world.side("agent", &server);
+    let written = world.path("written-by-the-command");
+    // It does not listen to SIGTERM, and no gate keeps it from writing: it goes on until it is killed.
+    let script = format!("trap '' TERM; while :; do echo x >> '{}'; done", written.display());
+    let mut command = agent.treelease(&["run", "--tree", "dev", "--", "sh", "-c", &script]).spawn().unwrap();
+    let length = || std::fs::metadata(&written).map_or(0, |m| m.len());
+    wait_for(SOON, "it holds and writes", || agent.holds("dev") && length() > 0);
+    agent.ok(&["release", "dev", "--now"]);
+    pod.ok(&["acquire", "dev", "--wait", "60s"]);
+    let at_the_grant = length();
+    assert_eq!(command.wait().unwrap().code(), Some(79));
+    assert_eq!(length(), at_the_grant, "it wrote beside the next holder");
+}

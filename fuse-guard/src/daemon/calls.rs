@@ -168,7 +168,8 @@ impl Daemon {
     fn hold_gone(&mut self, id: &HoldId, now: BootTime) {
         for tree in self.trees.values_mut() {
             tree.hold_streams.remove(id);
-            let goes = tree.side.holds.get(id).is_some_and(|h| h.kind == HoldKind::Run || h.pending());
+            let claims = tree.side.holds.get(id).is_some_and(|h| h.kind == HoldKind::Run || h.pending());
+            let goes = claims || tree.side.is_leaving(id);
             if goes {
                 tree.side.handle_hold_gone(id, now);
             }

@@ -3,6 +3,9 @@
 //! Nothing here waits: what touches the lower filesystem runs on a thread that may be lost, and its end comes back as a
 //! [`Done`]. The order of a tree's effects is kept: a standing is published before the drain that relies on it begins.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,7 +109,9 @@ impl Daemon {
             }
             Effect::GiveBack { epoch, reason } => {
                 tracing::warn!(tree = %id, %epoch, reason, "grant given back");
-                self.note_let_go(id, epoch, Past::GivenBack);
+                if !self.note_let_go(id, epoch, Past::GivenBack) {
+                    return self.owed_later(id, epoch, now);
+                }
                 self.drop_lock(id);
                 if let Some(lease) = self.lease(id, epoch) {
                     self.send(id, Command::GiveBack { lease, reason }, Purpose::Owed(epoch), RequestKey::random());
@@ -114,7 +119,9 @@ impl Daemon {
             }
             Effect::SurrenderUnopened { epoch, reason } => {
                 tracing::error!(tree = %id, %epoch, reason, "the resumed lease cannot be used: surrendered");
-                self.note_let_go(id, epoch, Past::Surrendered);
+                if !self.note_let_go(id, epoch, Past::Surrendered) {
+                    return self.owed_later(id, epoch, now);
+                }
                 self.drop_lock(id);
                 if let Some(lease) = self.lease(id, epoch) {
                     let command = Command::Surrender { lease, reason, files: Vec::new() };
@@ -149,12 +156,13 @@ impl Daemon {
             Effect::AskWitness(of) => self.ask_witness(id, of),
             Effect::TellWitness(of, marker) => self.tell_witness(id, of, marker),
             Effect::DropWitness => self.drop_witness(id),
-            Effect::Step(step) => self.step(id, step),
+            Effect::Step(step) => self.step(id, step, now),
             Effect::HoldGranted(hold) => self.hold_granted(id, &hold),
             Effect::HoldWaits(hold) => self.hold_waits(id, &hold),
             Effect::HoldRefused(hold, refusal) => self.hold_refused(id, &hold, refusal.into()),
             Effect::HoldLost(hold, reason) => {
-                self.tell_hold(id, &hold, hold_answer::Kind::Lost(wire::Lost { reason }), true);
+                // The stream stays: its end says that the command has ended.
+                self.tell_hold(id, &hold, hold_answer::Kind::Lost(wire::Lost { reason }), false);
             }
             Effect::EndResult(result) => self.end_result(id, result),
             Effect::EndProgress(message) => self.tell_enders(id, progress::Kind::Step(wire::Step { message })),
@@ -304,13 +312,7 @@ impl Daemon {
             if !mount.drain(DRAIN_LIMIT) {
                 return Done::Settled(no, Err(false));
             }
-            Done::Settled(
-                no,
-                mount.flush(SHUT_LIMIT).map(|_| ()).map_err(|failed| {
-                    tracing::error!(files = ?failed.files, why = failed.why, "a flush before rest has failed");
-                    true
-                }),
-            )
+            Done::Settled(no, super::flushes::settled(mount.flush(SHUT_LIMIT)))
         });
     }
 
@@ -319,11 +321,11 @@ impl Daemon {
         let lock = self.trees.get(id).and_then(|t| t.locks.own.clone()).map(|lock| (lock.turn(), lock));
         tracing::warn!(tree = %id, "the deadline has passed without a renewal: writes have stopped");
         tokio::task::spawn_blocking(move || {
-            let drained = mount.drain(SHUT_LIMIT);
-            match mount.flush(SHUT_LIMIT) {
+            let (flush, drain) = (|| mount.flush(SHUT_LIMIT), || mount.drain(SHUT_LIMIT));
+            match super::flushes::lapsed(flush, drain) {
                 // Nothing is unconfirmed: a free lock is this side's word for it, through the storage.
-                Ok(_) if drained => lock.iter().for_each(|(turn, lock)| _ = lock.let_go(*turn)),
-                Ok(_) => {}
+                Ok(true) => lock.iter().for_each(|(turn, lock)| _ = lock.let_go(*turn)),
+                Ok(false) => {}
                 Err(failed) => {
                     tracing::warn!(files = ?failed.files, why = failed.why, "a flush at the deadline has failed");
                 }
@@ -331,7 +333,7 @@ impl Daemon {
         });
     }
 
-    fn step(&mut self, id: &TreeId, step: Step) {
+    fn step(&mut self, id: &TreeId, step: Step, now: BootTime) {
         let mount = self.mount(id);
         let Some(tree) = self.trees.get(id) else { return };
         let (limit, no) = (tree.side.policy.flush_limit, tree.side.end_no());
@@ -363,7 +365,9 @@ impl Daemon {
                 let tree_note = tree.end_note.clone();
                 let late_refused = mount.map_or(0, |m| m.counts().pages_refused);
                 let Some(lease) = self.current_lease(id) else { return };
-                self.note_let_go(id, lease.epoch, Past::Released);
+                if !self.note_let_go(id, lease.epoch, Past::Released) {
+                    return self.end_later(id, no, now);
+                }
                 let release = Release { lease, files, bytes, late_refused, to, note: tree_note };
                 self.send_end(id, Command::Release(release), request);
             }
@@ -372,7 +376,9 @@ impl Daemon {
                 if let Some(lock) = self.trees.get(id).and_then(|t| t.locks.own.as_ref()) {
                     lock.keep();
                 }
-                self.note_let_go(id, lease.epoch, Past::Surrendered);
+                if !self.note_let_go(id, lease.epoch, Past::Surrendered) {
+                    return self.end_later(id, no, now);
+                }
                 tracing::error!(tree = %id, why, "surrendered: the lease ends unclean");
                 self.send_end(id, Command::Surrender { lease, reason: why, files: Vec::new() }, request);
             }
@@ -399,11 +405,14 @@ impl Daemon {
         if mounted {
             self.file.written.insert(id.clone(), epoch);
         }
+        // A note that is not there says the worst already: that it may have written.
         self.save_notes();
     }
 
     /// Before the server hears that this lease ends: the gate never opens under its epoch again, nor does a restarted daemon's.
-    fn note_let_go(&mut self, id: &TreeId, epoch: Epoch, how: Past) {
+    /// False: it could not be noted, and nothing is said to the server before it is (tried again until then, with the gate shut): a
+    /// daemon that was killed and restarted would open its gate under a lease whose end was on its way.
+    fn note_let_go(&mut self, id: &TreeId, epoch: Epoch, how: Past) -> bool {
         let let_go = match how {
             Past::Wrote => None,
             Past::Released => Some(LetGo::Released),
@@ -412,12 +421,26 @@ impl Daemon {
         };
         let mounted = self.wrote_through_a_mount(id);
         self.file.leases.insert(id.clone(), LeaseNote { epoch, mounted, let_go });
-        self.save_notes();
+        self.save_notes()
     }
 
-    fn save_notes(&self) {
-        if let Err(failure) = self.state.note(&self.file) {
+    fn save_notes(&self) -> bool {
+        let saved = self.state.note(&self.file);
+        if let Err(failure) = &saved {
             tracing::error!(why = %failure.message, "the state of the leases could not be noted for a restart");
+        }
+        saved.is_ok()
+    }
+
+    fn owed_later(&mut self, id: &TreeId, epoch: Epoch, now: BootTime) {
+        if let Some(tree) = self.trees.get_mut(id) {
+            tree.side.handle_owed_answer(epoch, false, now);
+        }
+    }
+
+    fn end_later(&mut self, id: &TreeId, no: u64, now: BootTime) {
+        if let Some(tree) = self.trees.get_mut(id) {
+            tree.side.handle_end_answer(no, Err("it could not be noted for a restart".into()), now);
         }
     }
 
@@ -460,13 +483,14 @@ impl Daemon {
                 if self.link.trouble.is_empty() { "this side has no session yet".to_owned() } else { self.link.trouble.clone() };
             let refusal = Refusal::new(Code::Unreachable, why);
             if let Some(tree) = self.trees.get_mut(id) {
-                tree.side.handle_acquire_answer(Err(refusal), now);
+                tree.side.handle_acquire_answer(tree.side.session_no(), Err(refusal), now);
             }
             return;
         };
-        let place = self.trees.get(id).and_then(|t| t.mounted.as_ref()).and_then(|m| m.place.clone());
+        let Some(tree) = self.trees.get(id) else { return };
+        let (place, no) = (tree.mounted.as_ref().and_then(|m| m.place.clone()), tree.side.session_no());
         let command = Command::Acquire(Acquire { tree: id.clone(), session, ask, first_write, no_wait, note, place });
-        self.send(id, command, Purpose::Acquire, RequestKey::random());
+        self.send(id, command, Purpose::Acquire(no), RequestKey::random());
     }
 
     fn send_end(&mut self, id: &TreeId, command: Command, request: u32) {
@@ -505,8 +529,8 @@ impl Daemon {
     pub(super) fn handle_done(&mut self, id: &TreeId, done: Done, now: BootTime) {
         let Some(tree) = self.trees.get_mut(id) else { return };
         match done {
-            Done::Answer(Purpose::Acquire, answer) => {
-                tree.side.handle_acquire_answer(answer, now);
+            Done::Answer(Purpose::Acquire(no), answer) => {
+                tree.side.handle_acquire_answer(no, answer, now);
                 self.read_table_soon(now);
             }
             Done::Answer(Purpose::Owed(epoch), answer) => tree.side.handle_owed_answer(epoch, answer.is_ok(), now),

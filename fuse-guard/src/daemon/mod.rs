@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`tree`] | one tree as this side has it, pure |
 //! | `effects` | carrying out what it asks for |
+//! | `flushes` | what a flush that was no end of a lease says about it |
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
@@ -22,6 +23,7 @@
 mod calls;
 mod clock;
 mod effects;
+mod flushes;
 mod locks;
 mod mounts;
 mod report;
@@ -425,6 +427,7 @@ impl Daemon {
                 tree.side.set_incarnation(session.incarnation());
             }
             self.trees.insert(id.clone(), tree);
+            self.tell_left_behind(id);
         }
         self.trees.get_mut(id).expect("it was just put in")
     }

@@ -29,8 +29,8 @@ const WIRE_MAX: usize = 256;
 /// What a command about one tree is for; comes back with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// An answer to acquire.
-    Acquire,
+    /// An answer to acquire, sent in the session of that number.
+    Acquire(u64),
     /// An answer to release or surrender, for the end of that number.
     End(u64),
     /// An end that is owed for a lease whose gate did not open: sent until it is answered.
@@ -98,8 +98,8 @@ pub(crate) struct Link {
     resuming: Option<SessionId>,
     /// The session is one that an earlier run of the daemon opened.
     resumed: bool,
-    /// What the first answer of a resumed session listed and was not looked at yet.
-    inherited: BTreeMap<TreeId, Epoch>,
+    /// What the first answer of a resumed session listed; `None`: it has not come yet. Kept for trees whose name is heard later.
+    inherited: Option<BTreeMap<TreeId, Epoch>>,
     tried_next: bool,
 }
 
@@ -290,7 +290,7 @@ impl Daemon {
         self.link.open_at = None;
         self.link.reachable = true;
         self.link.resumed = resumed;
-        self.link.inherited.clear();
+        self.link.inherited = None;
         if !resumed {
             self.file.leases.clear();
         }
@@ -300,6 +300,9 @@ impl Daemon {
         }
         self.read_table_soon(now);
         for tree in self.trees.values_mut() {
+            if resumed && !self.faults.resume_awake {
+                tree.side.handle_session_resumed();
+            }
             tree.side.handle_session_opened(now);
         }
         if !self.link.watching {
@@ -347,26 +350,23 @@ impl Daemon {
                     self.session_lost(&why, now);
                     return;
                 }
-                let resume_awake = self.faults.resume_awake;
+                let first = first && session.listed_by() > 0;
                 let listed: Vec<_> = session.listed().values().cloned().collect();
                 self.refresh_rights(now);
                 if first && self.link.resumed {
-                    self.link.inherited = listed.iter().map(|grant| (grant.tree.clone(), grant.epoch)).collect();
+                    self.link.inherited = Some(listed.iter().map(|grant| (grant.tree.clone(), grant.epoch)).collect());
+                    for id in self.trees.keys().cloned().collect::<Vec<_>>() {
+                        self.tell_left_behind(&id);
+                    }
                 }
                 // A grant that no answer and no event has told of: a handoff to this side, or a resumed session.
                 for grant in listed {
                     let name = self.name_of(&grant.tree);
                     let (id, epoch) = (grant.tree.clone(), grant.epoch);
                     let Some(name) = name else { continue };
-                    let inherited = self.link.inherited.remove(&id).is_some_and(|e| e == epoch);
-                    let past = self.past_of(&id, epoch);
                     let tree = self.tree_entry(&id, &name);
                     let before = tree.side.grant().map(|g| g.epoch);
-                    if inherited && !resume_awake {
-                        tree.side.handle_resumed(grant, past, now);
-                    } else {
-                        tree.side.handle_grant(grant, now);
-                    }
+                    tree.side.handle_grant(grant, now);
                     if before != Some(epoch)
                         && tree.side.grant().is_some_and(|g| g.epoch == epoch)
                         && let Some(session) = &mut self.session
@@ -383,6 +383,19 @@ impl Daemon {
                 tracing::debug!(%error, number, "a renewal got no answer");
                 self.link.trouble = error.to_string();
             }
+        }
+    }
+
+    /// Tells a tree what an earlier run of the daemon has left of it: also one that was not known when the session was resumed.
+    pub(super) fn tell_left_behind(&mut self, id: &TreeId) {
+        if !self.link.resumed || self.session.is_none() || self.faults.resume_awake {
+            return;
+        }
+        let left = self.link.inherited.as_ref().map(|all| all.get(id).map(|epoch| (*epoch, self.past_of(id, *epoch))));
+        let Some(tree) = self.trees.get_mut(id) else { return };
+        match left {
+            Some(left) => tree.side.handle_left_behind(left),
+            None => tree.side.handle_session_resumed(),
         }
     }
 

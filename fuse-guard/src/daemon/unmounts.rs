@@ -142,7 +142,10 @@ impl Daemon {
             if tree.side.grant().is_some() || tree.side.owes() {
                 ending.unclean.push(format!("\"{}\" was not handed over in time: its lease ends unclean", tree.side.name));
             }
+            tree.side.handle_gone_down();
             let Some(mounted) = tree.mounted.take() else { continue };
+            // Before it goes, and before the session is closed: from then on nothing publishes for it any more.
+            mounted.mount.publish(tree.side.standing(false));
             left += 1;
             let (mail, tree) = (self.mail.clone(), id.clone());
             tokio::task::spawn_blocking(move || {

@@ -117,6 +117,8 @@ pub struct FlushFailed {
     pub files: Vec<String>,
     /// What the system said.
     pub why: String,
+    /// Nothing has failed that is known: it only took too long. What it meets later counts for the epoch's next flush.
+    pub timed_out: bool,
 }
 
 /// A mounted tree. Dropped, it is unmounted lazily.
@@ -408,10 +410,11 @@ impl Mount {
         });
         match flushed {
             Some(Ok((files, bytes))) => Ok(Flushed { files, bytes }),
-            Some(Err(files)) => Err(FlushFailed { files, why: "the storage reported write errors".into() }),
+            Some(Err(files)) => Err(FlushFailed { files, why: "the storage reported write errors".into(), timed_out: false }),
             None => {
                 let files = self.fs().dirty.names(|node| path_of(&self.shared, node));
-                Err(FlushFailed { files, why: format!("the storage did not confirm within {limit:?}") })
+                let why = format!("the storage did not confirm within {limit:?}");
+                Err(FlushFailed { files, why, timed_out: true })
             }
         }
     }

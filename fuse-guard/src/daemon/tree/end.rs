@@ -156,7 +156,17 @@ impl TreeSide {
                 _ => {}
             }
             let epoch = grant.epoch;
+            if matches!(step, Step::CloseStageOne | Step::CloseStageTwo(_)) && !self.mounted {
+                self.lose_holds("the lease is being handed over", false);
+            }
             match step {
+                // Commands in the place of permits. If they do not end within `flush_limit`, the handoff surrenders.
+                Step::CloseStageTwo(_) if self.may_still_write() => {
+                    self.drain_owed = Some(self.end_no);
+                    self.change_kind();
+                    let waits = "waiting for the commands under the lease to end";
+                    self.effects.push_back(Effect::EndProgress(waits.into()));
+                }
                 Step::CloseStageOne | Step::Reopen => self.change_kind(),
                 Step::Done => {
                     let Phase::Ending { handoff, .. } = &self.phase else { return };
@@ -248,9 +258,14 @@ impl TreeSide {
         if !self.right_lives(now) || now.since(*opened) < self.policy.min_hold || self.end_when_awake.is_some() {
             return;
         }
+        // Also for who only waits: what was in the way of an idle tree's handoff (an flock held for hours) is there still, and a
+        // look each time that anything is looked at would keep the tree from ever coming to rest.
+        if self.declined_until.is_some_and(|until| now < until) {
+            return;
+        }
         let asked = self.others().any(|w| w.asked);
         let anybody = self.others().next().is_some();
-        if asked && self.declined_until.is_none_or(|until| now >= until) {
+        if asked {
             self.declined_until = None;
             self.begin_end(EndRequest::Asked, now);
         } else if anybody

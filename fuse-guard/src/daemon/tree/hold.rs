@@ -102,7 +102,7 @@ impl TreeSide {
     /// A command or a person wants the lease.
     pub fn handle_hold(&mut self, hold: NewHold, now: BootTime) {
         let id = hold.id.clone();
-        if self.holds.len() >= MAX_HOLDS {
+        if self.holds.len() + self.leaving.len() >= MAX_HOLDS {
             let refusal = Refusal::new(Code::Limit, format!("\"{}\" has {MAX_HOLDS} holds here already", self.name));
             self.effects.push_back(Effect::HoldRefused(id, refusal));
             return;
@@ -119,8 +119,30 @@ impl TreeSide {
     /// The command has ended or was killed, or the person has taken the claim back.
     pub fn handle_hold_gone(&mut self, id: &HoldId, now: BootTime) {
         self.holds.remove(id);
+        if self.leaving.remove(id) && self.leaving.is_empty() {
+            self.commands_have_ended(now);
+        }
         self.give_way(now);
         self.pump(now);
+    }
+
+    /// Whether that command was told that the lease is gone, and has not ended yet.
+    pub fn is_leaving(&self, id: &HoldId) -> bool {
+        self.leaving.contains(id)
+    }
+
+    /// Without a mount no gate keeps a command from writing: only its end does (it is sent SIGTERM, then SIGKILL).
+    pub(super) fn may_still_write(&self) -> bool {
+        !self.mounted && !self.leaving.is_empty()
+    }
+
+    fn commands_have_ended(&mut self, now: BootTime) {
+        if let Some(end) = self.drain_owed.take() {
+            self.feed_ending(end, |handoff, now| handoff.handle_drained(true, now), now);
+        }
+        if let Some(epoch) = self.shut_owed.take() {
+            self.effects.push_back(Effect::SayGateClosed { epoch });
+        }
     }
 
     /// Takes back what `acquire` holds here. Says how many there were.
@@ -160,7 +182,9 @@ impl TreeSide {
         let ids: Vec<HoldId> =
             self.holds.values().filter(|h| !h.pending() && (all || h.kind == HoldKind::Run)).map(|h| h.id.clone()).collect();
         for id in ids {
-            self.holds.remove(&id);
+            if self.holds.remove(&id).is_some_and(|h| h.kind == HoldKind::Run) {
+                self.leaving.insert(id.clone());
+            }
             self.effects.push_back(Effect::HoldLost(id, why.to_owned()));
         }
     }

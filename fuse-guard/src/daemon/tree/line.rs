@@ -74,8 +74,10 @@ pub fn held(name: &str, holder: &Holder) -> Refusal {
 impl TreeSide {
     /// Brings the place in the queue in line with what is wanted here.
     pub(super) fn pump(&mut self, now: BootTime) {
-        // While an end is owed the server would answer with the very lease that is to end.
-        if !matches!(self.phase, Phase::Reader) || self.owed.is_some() || self.retry_at.is_some_and(|at| now < at) {
+        // While an end is owed the server would answer with the very lease that is to end; and before it is known what an earlier
+        // run of the daemon left, with that.
+        let waits = self.owed.is_some() || self.left_behind_is_unknown();
+        if !matches!(self.phase, Phase::Reader) || waits || self.retry_at.is_some_and(|at| now < at) {
             return;
         }
         self.retry_at = None;
@@ -104,8 +106,17 @@ impl TreeSide {
         }
     }
 
-    /// The servers' answer to [`Effect::Acquire`].
-    pub fn handle_acquire_answer(&mut self, answer: Result<Answer, Refusal>, now: BootTime) {
+    /// The number of the present session, or of the next one: what is asked for in one comes back with it.
+    pub fn session_no(&self) -> u64 {
+        self.session_no
+    }
+
+    /// The servers' answer to [`Effect::Acquire`], which was sent in the session of that number. An earlier session's says nothing:
+    /// what it granted or queued went with it, and the present one may have asked meanwhile.
+    pub fn handle_acquire_answer(&mut self, session_no: u64, answer: Result<Answer, Refusal>, now: BootTime) {
+        if session_no != self.session_no {
+            return;
+        }
         let Line::Asking { ask, first_write } = self.line else {
             if let Ok(Answer::Granted(grant)) = answer {
                 self.handle_grant(grant, now);
@@ -129,6 +140,10 @@ impl TreeSide {
                 self.refuse_pending_if(&held, |h| h.no_wait);
                 self.pump(now);
             }
+            // Not the tree is unknown but the session: the next renewal says so too, and who waits goes on waiting in the next one.
+            Ok(Answer::Refused(refusal)) if refusal.code == Code::NotFound && self.is_in_the_table() => {
+                self.ask_again(&refusal, first_write, now);
+            }
             Ok(Answer::Refused(refusal)) => {
                 self.line = Line::Out;
                 let no_wait_only = refusal.code == Code::Held;
@@ -145,15 +160,21 @@ impl TreeSide {
                 self.effects.push_back(Effect::Note(format!("unexpected answer to acquire: {other:?}")));
             }
             // Unreachable or unknown: asked again while somebody wants it; who does not wait is told.
-            Err(refusal) => {
-                self.line = Line::Out;
-                self.retry_at = Some(now.after(RETRY_PAUSE));
-                self.refuse_pending_if(&refusal, |h| h.no_wait);
-                if first_write {
-                    self.first_write_until = None;
-                    self.effects.push_back(Effect::RefuseWaiters);
-                }
-            }
+            Err(refusal) => self.ask_again(&refusal, first_write, now),
+        }
+    }
+
+    fn is_in_the_table(&self) -> bool {
+        self.table.as_ref().is_some_and(|t| t.state != StateName::Retired)
+    }
+
+    fn ask_again(&mut self, why: &Refusal, first_write: bool, now: BootTime) {
+        self.line = Line::Out;
+        self.retry_at = Some(now.after(RETRY_PAUSE));
+        self.refuse_pending_if(why, |h| h.no_wait);
+        if first_write {
+            self.first_write_until = None;
+            self.effects.push_back(Effect::RefuseWaiters);
         }
     }
 

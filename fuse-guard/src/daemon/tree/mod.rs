@@ -11,6 +11,10 @@
 //! - Once a release for an epoch has left the daemon, the gate never opens under that epoch again: [`TreeSide::closed_upto`]
 //!   is raised before the release is asked for, and a grant at or below it is ignored. A restarted daemon knows it from its
 //!   state file ([`Past`]).
+//! - A lease that an earlier run of the daemon left is never taken for a new grant, whichever answer brings it: before the
+//!   resumed session's first answer nothing is asked for ([`TreeSide::handle_left_behind`]).
+//! - I2, shim-only. Without a mount "clean" and "the gate is shut" are said only once the commands that ran under the lease have
+//!   ended ([`TreeSide::handle_hold_gone`]): nothing else keeps them from writing.
 //! - An end that this side owes the server is sent until it is answered ([`owed`]): no tree stays with a side that cannot use it.
 //! - I6. [`TreeSide::stale_below`] only grows, and is raised when another side is seen to have been granted, at the latest by
 //!   the run start of this side's next grant.
@@ -30,7 +34,7 @@ mod rest;
 mod tests;
 mod witness;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub use end::{EndRequest, EndResult, GateStage};
@@ -49,7 +53,7 @@ use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
 pub use witness::Attempt;
 
 use crate::gate::{Right, Standing};
-use crate::handoff::Handoff;
+use crate::handoff::{Handoff, Why};
 
 /// How long a first write waits for the lease before it is refused (DESIGN 4).
 pub const FIRST_WRITE_WAIT: Duration = Duration::from_secs(2);
@@ -196,7 +200,7 @@ pub enum Effect {
     HoldWaits(HoldId),
     /// A hold is refused and gone.
     HoldRefused(HoldId, Refusal),
-    /// The lease went while a hold counted; the hold is gone.
+    /// The lease went while a hold counted; the hold is gone. Its command ends now, and [`TreeSide::handle_hold_gone`] says when it has.
     HoldLost(HoldId, String),
     /// An end that somebody asked for has come to its result.
     EndResult(EndResult),
@@ -261,9 +265,20 @@ pub struct TreeSide {
     come_back: bool,
     /// The daemon ends: nothing is taken any more.
     down: bool,
+    /// It has ended: nothing goes through any more.
+    gone_down: bool,
     owed: Option<owed::Owed>,
+    /// Commands that were told that the lease is gone, and have not ended yet.
+    leaving: BTreeSet<HoldId>,
+    /// The end of that number goes on when they have.
+    drain_owed: Option<u64>,
+    /// That lease's gate can be called shut when they have.
+    shut_owed: Option<Epoch>,
+    left_behind: owed::LeftBehind,
     /// The epoch for which marker and stamp were seen to on the mount that there is now (I8).
     checked: Epoch,
+    /// Counts the sessions, so that an answer to what an earlier one asked counts for none of the later.
+    session_no: u64,
     /// Counts the ends begun, so that an answer to an earlier one counts for none of the later.
     end_no: u64,
     effects: VecDeque<Effect>,
@@ -308,8 +323,14 @@ impl TreeSide {
             last_mutation: None,
             come_back: false,
             down: false,
+            gone_down: false,
             owed: None,
+            leaving: BTreeSet::new(),
+            drain_owed: None,
+            shut_owed: None,
+            left_behind: owed::LeftBehind::default(),
             checked: Epoch::ZERO,
+            session_no: 0,
             end_no: 0,
             effects: VecDeque::new(),
         }
@@ -361,12 +382,20 @@ impl TreeSide {
         self.right.is_some_and(|until| now < until && !now.suspended_since(until))
     }
 
+    /// The daemon ends now, with whatever is held still: its gate opens no more, also while the mount is being taken away.
+    pub fn handle_gone_down(&mut self) {
+        self.down = true;
+        self.gone_down = true;
+        self.change_kind();
+    }
+
     /// What the guard is to obey from now on.
     pub fn standing(&self, session_lives: bool) -> Standing {
         // I8: a mount that came while the lease was held already is not written through before its marker is stamped.
         let unchecked = self.mounted && self.grant().is_some_and(|g| g.epoch != self.checked);
         let until = self.right.filter(|_| !unchecked);
         let right = match (&self.phase, until) {
+            _ if self.gone_down => Right::Read,
             (Phase::Open { .. }, Some(until)) if self.rest != Rest::Awake || self.lock_is_loose() => Right::Resting { until },
             // Past a deadline the lock was let go of: a lease that ends meanwhile opens no more.
             (Phase::Ending { .. }, _) if self.lock_is_loose() => Right::Read,
@@ -413,7 +442,12 @@ impl TreeSide {
         self.policy = status.policy.clone();
         self.name = status.name.clone();
         let moved = self.table.as_ref().map(|t| (t.state, t.epoch)) != Some((status.state, status.epoch));
-        if moved {
+        // What this side gave back itself because its gate could not open is no news: it would be taken and given back again, with
+        // each first write.
+        let own = self.first_write_pause.is_some_and(|until| now < until) && status.epoch == self.closed_upto;
+        if moved && own {
+            self.effects.push_back(Effect::Publish);
+        } else if moved {
             // Whoever was refused may try again: the gate takes a new serial for that.
             self.first_write_pause = None;
             self.change_kind();
@@ -467,6 +501,13 @@ impl TreeSide {
 
     /// The server has granted: by an answer, an event, or a renewal that lists the pair. Opens nothing (I4).
     pub fn handle_grant(&mut self, grant: Grant, now: BootTime) {
+        match self.past_of(grant.epoch) {
+            Some(past) => self.handle_resumed(grant, past, now),
+            None => self.take_grant(grant, now),
+        }
+    }
+
+    fn take_grant(&mut self, grant: Grant, now: BootTime) {
         if grant.epoch <= self.closed_upto || self.grant().is_some_and(|g| g.epoch >= grant.epoch) {
             return;
         }
@@ -558,21 +599,35 @@ impl TreeSide {
         self.lock_gone();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
-        self.effects.push_back(Effect::SayGateClosed { epoch });
         self.lose_holds("the lease was ended by force", true);
+        match self.may_still_write() {
+            // If they never end, nobody says so, and the server waits its full time.
+            true => self.shut_owed = Some(epoch),
+            false => self.effects.push_back(Effect::SayGateClosed { epoch }),
+        }
         self.pump(now);
     }
 
     /// The session has ended at the server. Leases that were held are asked for again: nobody else may have had a turn.
     pub fn handle_session_lost(&mut self, why: &str, now: BootTime) {
-        let had = matches!(self.phase, Phase::Open { .. } | Phase::CarryingOut { .. } | Phase::Ending { .. });
+        let had = match &self.phase {
+            Phase::Open { .. } | Phase::CarryingOut { .. } => self.end_when_awake.is_none(),
+            // Somebody else would be glad of it, and it is used here still. What a person gives up is not asked for again.
+            Phase::Ending { stage: GateStage::Open, handoff, .. } => {
+                matches!(handoff.why(), Why::Asked { .. } | Why::Idle)
+            }
+            _ => false,
+        };
         self.fail_ending(why);
         if let Some(epoch) = self.grant().map(|g| g.epoch) {
             self.closed_upto = self.closed_upto.max(epoch);
         }
         self.right = None;
         self.line = Line::Out;
+        self.session_no += 1;
         self.owed = None;
+        self.shut_owed = None;
+        self.left_behind = owed::LeftBehind::Nothing;
         let locked = self.lock_may_be_here();
         self.lock_gone();
         self.set_phase(Phase::Reader);
@@ -636,8 +691,7 @@ impl TreeSide {
             Err(refusal) => {
                 self.refuse_pending(&refusal);
                 self.give_back(epoch, refusal.message);
-                self.first_write_until = None;
-                self.first_write_pause = Some(now.after(FIRST_WRITE_PAUSE));
+                self.pause_first_writes(now);
             }
         }
     }
@@ -689,6 +743,12 @@ impl TreeSide {
 
     // ---- first writes ----
 
+    /// The gate could not open: the next first write would find the same.
+    fn pause_first_writes(&mut self, now: BootTime) {
+        self.first_write_until = None;
+        self.first_write_pause = Some(now.after(FIRST_WRITE_PAUSE));
+    }
+
     /// A mutation waits at the gate.
     pub fn handle_first_write(&mut self, now: BootTime) {
         let takes = self.policy.mode == Mode::Enforce && self.policy.first_write == FirstWrite::Acquire;
@@ -718,6 +778,7 @@ impl TreeSide {
             let refusal = Refusal::new(Code::Storage, format!("\"{}\": the gate could not open within {limit} s", self.name));
             self.refuse_pending(&refusal);
             self.give_back(epoch, refusal.message);
+            self.pause_first_writes(now);
         }
         if self.first_write_until.is_some_and(|until| now >= until) {
             self.first_write_until = None;

@@ -41,25 +41,69 @@ pub enum Past {
     Surrendered,
 }
 
+/// What is known of the lease that an earlier run of the daemon had of this tree, in this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum LeftBehind {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// No answer of the resumed session has come yet.
+    Unknown,
+    /// This one.
+    Lease(Epoch, Past),
+}
+
 impl TreeSide {
-    /// As [`TreeSide::handle_grant`], for a lease that an earlier run of the daemon had. If that may have written under it and the
-    /// gate does not open, that is no clean end, since nobody knows what was flushed (I2). If a release had left that daemon,
-    /// the gate never opens under this epoch, here neither: the same is asked again.
+    /// The session is one that an earlier run of the daemon opened. Until [`TreeSide::handle_left_behind`] has said what that run
+    /// left, nothing is asked for: the server would answer with the very lease, as if it were new.
+    pub fn handle_session_resumed(&mut self) {
+        self.left_behind = LeftBehind::Unknown;
+    }
+
+    /// The first answer of a resumed session lists what the earlier run held: this lease of this tree, or none. Whichever way
+    /// its grant comes from now on, it is taken for what it is ([`TreeSide::handle_resumed`]).
+    pub fn handle_left_behind(&mut self, left: Option<(Epoch, Past)>) {
+        self.left_behind = left.map_or(LeftBehind::Nothing, |(epoch, past)| LeftBehind::Lease(epoch, past));
+    }
+
+    /// Whether nobody knows yet what the earlier run has left.
+    pub(super) fn left_behind_is_unknown(&self) -> bool {
+        self.left_behind == LeftBehind::Unknown
+    }
+
+    /// What the earlier run did with the lease of that epoch, if it had it.
+    pub(super) fn past_of(&self, epoch: Epoch) -> Option<Past> {
+        match self.left_behind {
+            LeftBehind::Lease(of, past) if of == epoch => Some(past),
+            _ => None,
+        }
+    }
+
+    /// A lease that an earlier run of the daemon had. If that may have written under it and the gate does not open, that is no
+    /// clean end, since nobody knows what was flushed (I2). If a release had left that daemon, the gate never opens under this
+    /// epoch, here neither, not even if its grant was taken for a new one: the same is asked again.
     pub fn handle_resumed(&mut self, grant: Grant, past: Past, now: BootTime) {
         let epoch = grant.epoch;
         let reason = || "an earlier run of the daemon had ended it".to_owned();
         let effect = match past {
             Past::Wrote => {
                 self.written_before = epoch;
-                return self.handle_grant(grant, now);
+                return self.take_grant(grant, now);
             }
             Past::Released => Effect::ReleaseAgain { epoch },
             Past::GivenBack => Effect::GiveBack { epoch, reason: reason() },
             Past::Surrendered => Effect::SurrenderUnopened { epoch, reason: reason() },
         };
-        if epoch > self.closed_upto && self.grant().is_none() {
+        let taken_for_new =
+            matches!(&self.phase, Phase::Granted { grant, .. } | Phase::Opening { grant, .. } if grant.epoch == epoch);
+        if epoch > self.closed_upto && (self.grant().is_none() || taken_for_new) {
             self.closed_upto = epoch;
             self.latest = self.latest.max(epoch);
+            if taken_for_new {
+                self.right = None;
+                self.lock_gone();
+                self.set_phase(Phase::Reader);
+            }
             self.raise_stale_below(grant.run_start.0);
             self.owe(epoch, effect);
         }

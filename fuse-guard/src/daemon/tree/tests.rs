@@ -10,7 +10,12 @@ use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
 
 use super::*;
 
+mod first_writes;
+mod giving_way;
 mod locks;
+mod old_sessions;
+mod resumed;
+mod unmounted;
 
 fn at(ms: u64) -> BootTime {
     BootTime { elapsed: Duration::from_millis(ms), suspended: Duration::ZERO }
@@ -128,7 +133,7 @@ fn a_grant_alone_opens_nothing() {
     w.hold(HoldKind::Run, at(0));
     w.effects();
     let grant = w.grant(1, 1);
-    w.tree.handle_acquire_answer(Ok(Answer::Granted(grant)), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant)), at(1));
     assert_eq!(w.effects(), vec![Effect::RenewNow]);
     assert_eq!(w.tree.standing(true).right, Right::Read);
     // Listed by an older renewal's answer, without a right: still nothing.
@@ -145,7 +150,7 @@ fn a_hold_is_granted_only_when_the_gate_is_open() {
     let id = w.hold(HoldKind::Run, at(0));
     let granted = Effect::HoldGranted(id);
     let grant = w.grant(1, 1);
-    w.tree.handle_acquire_answer(Ok(Answer::Granted(grant)), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant)), at(1));
     w.tree.handle_right(Some(at(5000)), Some(true), at(2));
     w.tree.handle_opened(Epoch::from_raw(1), Ok(()), at(3));
     assert!(!w.effects().contains(&granted));
@@ -266,7 +271,7 @@ fn a_grant_whose_hold_has_gone_is_given_back_at_once() {
     let busy = w.status(1, Some("pod"), &[]);
     w.tree.handle_table(busy, Some(&me), at(0));
     let id = w.hold(HoldKind::Run, at(0));
-    w.tree.handle_acquire_answer(Ok(Answer::Queued { place: 1, holder: None }), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Queued { place: 1, holder: None }), at(1));
     w.tree.handle_hold_gone(&id, at(2));
     assert!(w.effects().contains(&Effect::Cancel));
     let grant = w.grant(2, 2);
@@ -507,7 +512,7 @@ fn a_grant_that_was_given_back_is_given_back_until_the_server_knows() {
     let mut w = World::new();
     w.hold(HoldKind::Run, at(0));
     let grant = w.grant(1, 1);
-    w.tree.handle_acquire_answer(Ok(Answer::Granted(grant)), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Granted(grant)), at(1));
     w.tree.handle_right(Some(at(90_000)), Some(true), at(2));
     w.effects();
     w.tree.handle_opened(Epoch::from_raw(1), Err(Refusal::new(Code::Storage, "no")), at(3));
@@ -566,7 +571,7 @@ fn what_was_held_when_the_session_ended_is_asked_for_in_the_next_one() {
     // There is no session yet: this try fails, and must not be the last.
     w.tree.handle_timeout(at(101));
     w.effects();
-    w.tree.handle_acquire_answer(Err(Refusal::new(Code::Unreachable, "no session")), at(102));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Err(Refusal::new(Code::Unreachable, "no session")), at(102));
     w.tree.handle_session_opened(at(200));
     assert!(w.effects().iter().any(|e| matches!(e, Effect::Acquire { .. })));
     w.open(2, 1, 90_000, at(210));
@@ -627,7 +632,7 @@ fn a_handoff_to_a_side_that_once_left_the_queue_is_taken() {
     let busy = w.status(1, Some("pod"), &[]);
     w.tree.handle_table(busy, Some(&me), at(0));
     let id = w.hold(HoldKind::Run, at(0));
-    w.tree.handle_acquire_answer(Ok(Answer::Queued { place: 1, holder: None }), at(1));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Queued { place: 1, holder: None }), at(1));
     w.tree.handle_hold_gone(&id, at(2));
     w.tree.handle_cancelled();
     w.effects();
@@ -697,7 +702,7 @@ fn a_rest_of_an_earlier_epoch_does_not_hold_up_the_end_of_a_grant_whose_caches_w
 fn a_place_in_the_queue_that_a_late_cancel_took_away_is_asked_for_anew() {
     let mut w = World::new();
     w.hold(HoldKind::Acquire, at(0));
-    w.tree.handle_acquire_answer(Ok(Answer::Queued { place: 1, holder: None }), at(10));
+    w.tree.handle_acquire_answer(w.tree.session_no(), Ok(Answer::Queued { place: 1, holder: None }), at(10));
     w.effects();
     let (me, waiting) = (w.me.clone(), w.status(7, Some("pod"), &[("workstation", false)]));
     w.tree.handle_table(waiting, Some(&me), at(20));

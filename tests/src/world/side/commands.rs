@@ -74,7 +74,7 @@ impl Side {
         self.wire.pop_front();
         self.busy = false;
         match purpose {
-            Purpose::Acquire => self.tree.handle_acquire_answer(answer, now),
+            Purpose::Acquire(no) => self.tree.handle_acquire_answer(no, answer, now),
             Purpose::Owed(epoch) => self.tree.handle_owed_answer(epoch, answer.is_ok(), now),
             Purpose::Cancel if answer == Ok(Answer::Done) => self.tree.handle_cancelled(),
             Purpose::End(no) => self.tree.handle_end_answer(no, answer.map_err(|r| r.message), now),

@@ -39,11 +39,11 @@ impl Side {
                 Some(session) => {
                     let (tree, place) = (self.tree.id.clone(), Some(self.place.clone()));
                     let acquire = Acquire { tree, session, ask, first_write, no_wait, note, place };
-                    self.send(Command::Acquire(acquire), Purpose::Acquire, rng);
+                    self.send(Command::Acquire(acquire), Purpose::Acquire(self.tree.session_no()), rng);
                 }
                 None => {
                     let refusal = Refusal::new(Code::Unreachable, "this side has no session yet");
-                    self.tree.handle_acquire_answer(Err(refusal), now);
+                    self.tree.handle_acquire_answer(self.tree.session_no(), Err(refusal), now);
                 }
             },
             Effect::Cancel => {

@@ -36,7 +36,7 @@ const DRAIN_LOOK: (Duration, u32) = (Duration::from_millis(15), 30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Purpose {
     Open,
-    Acquire,
+    Acquire(u64),
     End(u64),
     Owed(Epoch),
     Cancel,

@@ -82,7 +82,7 @@ async fn under_lease(ctx: &Ctx, args: RunArgs) -> Result<u8, Failure> {
     let mut request = taking::request(&tree, "run", args.wait.limit(), args.ask);
     request.command = shown(&args.command);
     let signals = Passed::before().map_err(|e| Failure::io("cannot receive signals", &e))?;
-    let (held, after) = match taking::take(ctx, &mut daemon, &tree, request).await? {
+    let (held, mut after) = match taking::take(ctx, &mut daemon, &tree, request).await? {
         Taken::Held(held, after) => (held, after),
         Taken::Interrupted(n) => return Ok(by_signal(n)),
     };
@@ -91,7 +91,9 @@ async fn under_lease(ctx: &Ctx, args: RunArgs) -> Result<u8, Failure> {
         Err(error) => return Ok(could_not(ctx, &args.command[0], &error)),
     };
     let why = std::cell::RefCell::new(String::new());
-    let (ended, lost) = job.wait(lost(after, &why)).await?;
+    // The stream lives until the command and what it left have ended: without a mount the daemon waits for that before it hands over.
+    let (ended, lost) = job.wait(lost(&mut after, &why)).await?;
+    drop(after);
     if !lost {
         return Ok(ended.exit());
     }
@@ -102,8 +104,8 @@ async fn under_lease(ctx: &Ctx, args: RunArgs) -> Result<u8, Failure> {
     .hint("what it wrote after that was refused; see `treelease history`, then run it again"))
 }
 
-/// Resolves when the lease is gone. The hold lives as long as this stream is read.
-async fn lost(mut after: After, why: &std::cell::RefCell<String>) {
+/// Resolves when the lease is gone. The hold lives as long as this stream.
+async fn lost(after: &mut After, why: &std::cell::RefCell<String>) {
     loop {
         let reason = match after.next().await {
             Some(Ok(Kind::Lost(lost))) => lost.reason,
