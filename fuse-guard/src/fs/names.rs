@@ -110,7 +110,9 @@ impl Fs {
         let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
         let _acting = self.act(who)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
-        self.made(&dir, name, mode, mask, seen)
+        let entry = self.made(&dir, name, mode, mask, seen)?;
+        self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
+        Ok(entry)
     }
 
     /// mknod(2): files, FIFOs, sockets and devices.
@@ -128,6 +130,7 @@ impl Fs {
         if entry.node.is_file() {
             self.dirty.wrote(&entry.node, 0);
         }
+        self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
         Ok(entry)
     }
 
@@ -137,7 +140,9 @@ impl Fs {
         let dir = self.dir_to_change(who, parent, seen)?;
         let _acting = self.act(who)?;
         rustix::fs::symlinkat(target, &dir.fd, name)?;
-        self.find(&dir, name, seen)
+        let entry = self.find(&dir, name, seen)?;
+        self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
+        Ok(entry)
     }
 
     /// readlink(2).
