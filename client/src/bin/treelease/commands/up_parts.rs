@@ -10,7 +10,7 @@ use treelease_client::config::Config;
 use treelease_client::error::Failure;
 use treelease_client::local::start::{self, Embedded};
 use treelease_client::local::wire::{AddMountAnswer, AddMountRequest};
-use treelease_client::local::{LocalClient, start::server_pid};
+use treelease_client::local::{LocalClient, lingering, start::server_pid};
 use treelease_client::marker::{Found, Mismatch, mismatch_failure};
 use treelease_client::place;
 use treelease_client::rpc::Servers;
@@ -291,7 +291,7 @@ pub async fn restart(ctx: &Ctx, config: &Config) -> Result<(), Failure> {
             });
             let _ = tokio::time::timeout(ANSWER, pushed).await;
         }
-        kill(told.pid).await?;
+        kill(config, told.pid).await?;
     }
     if server_pid(config).is_some() {
         start::stop_server(config).await?;
@@ -300,7 +300,7 @@ pub async fn restart(ctx: &Ctx, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn kill(pid: u32) -> Result<(), Failure> {
+async fn kill(config: &Config, pid: u32) -> Result<(), Failure> {
     let is_guard = std::fs::read_link(format!("/proc/{pid}/exe"))
         .is_ok_and(|exe| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("treelease-guard")));
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| is_guard);
@@ -312,6 +312,12 @@ async fn kill(pid: u32) -> Result<(), Failure> {
     let _ = pidfd_send_signal(&process, Signal::KILL);
     if gone(Some(&process)).await {
         return Ok(());
+    }
+    if let Some(killed) = lingering::lingering(&config.state_dir) {
+        killed.abort();
+        if gone(Some(&process)).await {
+            return Ok(());
+        }
     }
     Err(Failure::new(Code::Busy, format!("the daemon (pid {}) does not end", pid.as_raw_nonzero()))
         .hint("a call on the storage may keep it: is the storage reachable?"))
