@@ -239,7 +239,7 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Undoes it, last thing first. What cannot be undone is said.
+    /// Undoes it, last thing first. What cannot be undone is said. A daemon that guards something stays, and its server with it.
     pub async fn run(self, ctx: &Ctx, config: &Config) {
         if (self.mounted.is_some() || self.daemon)
             && let Ok(Some(mut daemon)) = ctx.running(config).await
@@ -248,6 +248,12 @@ impl Undo {
                 && let Err(failure) = daemon.remove_mount(&at.display().to_string(), true).await
             {
                 ctx.ui.warn(format!("{} is still mounted: {}", at.display(), failure.message));
+            }
+            // What the configuration lists it has mounted at its start, perhaps where a dead mount kept the raw tree covered.
+            let guards = ctx.told(&mut daemon).await.is_ok_and(|told| told.report.trees.iter().any(|t| t.mounted_at.is_some()));
+            if self.daemon && guards {
+                ctx.ui.warn("the daemon goes on, with the mounts of the configuration; `treelease down` ends it");
+                return;
             }
             if self.daemon {
                 let process = daemon_process(&mut daemon).await;
