@@ -28,6 +28,8 @@ pub const GUARD_FSTYPE: &str = "fuse.treelease";
 pub struct MountEntry {
     /// Where it is mounted.
     pub at: PathBuf,
+    /// Major and minor number of its device.
+    pub device: (u32, u32),
     /// `ext4`, `nfs4`, `fuse.treelease` and so on.
     pub fstype: String,
     /// What is mounted; of a guarded mount `treelease:NAME`.
@@ -77,11 +79,13 @@ fn parse_mounts(text: &[u8]) -> Vec<MountEntry> {
 /// `36 35 98:0 /root /at rw,noatime shared:1 - ext4 /dev/sda rw`
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
-    let at = fields.nth(4)?;
+    let (major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let at = fields.nth(1)?;
     let mut rest = fields.skip_while(|f| *f != b"-").skip(1);
     let fstype = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
     let source = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
-    Some(MountEntry { at: PathBuf::from(std::ffi::OsString::from_vec(unescape(at))), fstype, source })
+    Some(MountEntry { at: PathBuf::from(std::ffi::OsString::from_vec(unescape(at))), device, fstype, source })
 }
 
 /// `\040` is a space, and so on.
@@ -120,7 +124,7 @@ mod tests {
         assert!(at("/mnt/nas two/other").is_shared());
         let guarded = at("/mnt/nas two/dev/src");
         assert_eq!(guarded.guarded_tree(), Some("dev"));
-        assert_eq!(guarded.at, Path::new("/mnt/nas two/dev"));
+        assert_eq!((guarded.at.as_path(), guarded.device), (Path::new("/mnt/nas two/dev"), (0, 41)));
         assert!(!at("/mnt/nas two/device").is_guarded(), "a name that only begins alike");
     }
 

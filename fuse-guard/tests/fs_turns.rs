@@ -411,3 +411,24 @@ fn one_permit_of_a_copy_moves_at_most_64_mib() {
     let moved = rustix::fs::copy_file_range(&source, None, &target, None, 80 << 20).unwrap();
     assert_eq!(moved, 64 << 20);
 }
+
+#[test]
+fn a_link_or_directory_made_before_another_sides_turn_is_not_moved_into_place_after_it() {
+    let t = Tree::held();
+    std::os::unix::fs::symlink("v1", t.at.join("current")).unwrap();
+    std::os::unix::fs::symlink("v2", t.at.join(".tmp")).unwrap();
+    std::fs::create_dir(t.at.join("made")).unwrap();
+    nix::unistd::mkfifo(&t.at.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    t.release();
+    t.elsewhere(2);
+    std::fs::remove_file(t.lower.join("current")).unwrap();
+    std::os::unix::fs::symlink("v3", t.lower.join("current")).unwrap();
+    t.hold(3, 3);
+    let rename = |from: &str, to: &str| errno(std::fs::rename(t.at.join(from), t.at.join(to)));
+    let stale = nix::libc::ESTALE;
+    assert_eq!([rename(".tmp", "current"), rename("made", "place"), rename("fifo", "pipe")], [stale; 3]);
+    assert_eq!(std::fs::read_link(t.lower.join("current")).unwrap(), Path::new("v3"), "what the other side has set");
+    std::fs::remove_file(t.at.join(".tmp")).unwrap();
+    std::os::unix::fs::symlink("v4", t.at.join(".tmp")).unwrap();
+    assert_eq!(rename(".tmp", "current"), 0, "made anew in this run");
+}

@@ -164,3 +164,20 @@ fn a_guard_that_comes_back_after_its_session_has_ended_takes_the_free_tree_for_t
     wait_for(LONG, "appends go through", || hammer.acknowledged() > before + 10);
     assert_eq!(hammer.stop().raw.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn an_up_that_fails_leaves_what_the_daemon_has_restored_over_a_dead_mount() {
+    let world = World::new();
+    let (_server, side, lower, raw) = over_itself(&world, "");
+    side.kill_daemon();
+    assert_eq!(mounts_at(&lower), 1, "a dead mount covers it");
+    // Another directory cannot be guarded: somebody writes in it.
+    let other = world.directory("other");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(other.join("f")).unwrap();
+    let mut tail = side.command("sleep").arg("600").stdout(file.try_clone().unwrap()).spawn().unwrap();
+    side.run(&["up", other.to_str().unwrap()]).expect(75);
+    assert_eq!(mounts_at(&lower), 1);
+    assert_ne!(std::fs::metadata(&lower).unwrap().dev(), raw, "the raw tree is covered");
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}

@@ -18,6 +18,7 @@ use crate::words::refusal::Code;
 use crate::words::tree::Holder;
 use wire::side_client::SideClient;
 
+pub mod lingering;
 mod process;
 pub mod start;
 #[cfg(test)]
@@ -100,6 +101,19 @@ impl LocalClient {
             Failure::new(Code::Unreachable, format!("no daemon of this side answers at {}: {why}", socket.display()))
                 .hint("start it with `treelease up`")
         };
+        // A killed daemon that the kernel keeps has its socket still, and never answers there.
+        if let Some(killed) = lingering::lingering(&config.state_dir) {
+            killed.abort();
+            let gone = async {
+                while !killed.is_gone() {
+                    tokio::time::sleep(lingering::LOOK).await;
+                }
+            };
+            if tokio::time::timeout(lingering::GONE, gone).await.is_err() {
+                let pid = killed.pid;
+                return Err(away(format!("the killed one (pid {pid}) is still there, a call on the storage keeps it")));
+            }
+        }
         if !socket.exists() {
             return Err(away("there is no socket".into()));
         }

@@ -325,7 +325,9 @@ impl Daemon {
         self.refresh_rights(now);
         for tree in self.trees.values_mut() {
             if let Some(mounted) = &tree.mounted {
-                tree.side.note_mutation(mounted.mount.last_mutation());
+                // What is in flight on slow storage is a mutation of now: the tree is not at rest.
+                let in_flight = mounted.mount.in_flight() > 0;
+                tree.side.note_mutation(if in_flight { Some(now) } else { mounted.mount.last_mutation() });
                 // Word of the first one that waits may have been lost in a full mailbox.
                 if tree.side.is_open() && mounted.mount.waiting() > 0 {
                     tree.side.handle_first_write(now);

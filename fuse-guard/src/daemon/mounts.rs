@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use treelease_client::config::MountConfig;
 use treelease_client::error::Failure;
+use treelease_client::local::lingering::Connection;
 use treelease_client::local::to_local;
 use treelease_client::marker::{self, Expected, Marker};
 use treelease_client::place;
@@ -415,6 +416,7 @@ impl Daemon {
                         tree.side.handle_table(status, mine.as_ref(), now);
                     }
                 }
+                self.note_connections();
                 self.publish(&id);
                 self.read_table_soon(now);
                 AddMountAnswer { tree_name: name.to_string(), at, notes, refused: None, already: false }
@@ -423,6 +425,13 @@ impl Daemon {
         if let Some(who) = mounting.answer {
             let _ = who.send(answer);
         }
+    }
+
+    /// Notes the mounts for whoever finds this daemon killed and still there.
+    fn note_connections(&self) {
+        let mounted = self.trees.values().filter_map(|tree| tree.mounted.as_ref());
+        let connections = mounted.map(|m| Connection { at: m.at.clone(), number: m.mount.connection() });
+        self.state.note_connections(connections.collect());
     }
 
     /// Mounts what the configuration lists, before the socket answers. What cannot be mounted is said and left.

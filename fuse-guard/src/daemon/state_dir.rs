@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use treelease_client::error::Failure;
+use treelease_client::local::lingering::{self, Connection};
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::id::{ClusterId, SessionId, SideName, TreeId};
 use treelease_client::words::refusal::Code;
@@ -86,13 +87,38 @@ impl StateDir {
             .mode(0o600)
             .open(&path)
             .map_err(|e| storage(&path, &e))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        let take = || flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        let mut taken = take();
+        if taken == Err(rustix::io::Errno::WOULDBLOCK)
+            && let Some(killed) = lingering::lingering(dir)
+        {
+            tracing::warn!(
+                pid = killed.pid,
+                ended = killed.abort(),
+                "a killed daemon was still there: its connections are ended"
+            );
+            let mut left = lingering::GONE.as_millis() / lingering::LOOK.as_millis();
+            while taken == Err(rustix::io::Errno::WOULDBLOCK) && left > 0 {
+                std::thread::sleep(lingering::LOOK);
+                taken = take();
+                left -= 1;
+            }
+        }
+        match taken {
             Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(Failure::new(Code::Busy, format!("a side daemon runs already on the state directory {}", dir.display()))
                     .hint("stop it with `treelease down`, or use another TREELEASE_STATE for another side"))
             }
             Err(e) => Err(storage(&path, &e.into())),
+        }
+    }
+
+    /// Notes where this daemon's mounts are connected, for the case that it is killed and the kernel keeps it.
+    pub fn note_connections(&self, mounts: Vec<Connection>) {
+        // A note only: without it a person ends the connection.
+        if let Err(why) = lingering::note(&self.dir, mounts) {
+            tracing::warn!(%why, "the mounts' connections are not noted");
         }
     }
 

@@ -107,18 +107,21 @@ impl Fs {
         {
             let _acting = self.act(who)?;
             if set.uid.is_some() || set.gid.is_some() {
+                self.still_in_time(seen)?;
                 let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
                 rustix::fs::chownat(&node.fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
             }
             if let Some(mode) = set.mode {
+                self.still_in_time(seen)?;
                 rustix::fs::chmod(proc_path(&node.fd), Mode::from_raw_mode(mode & 0o7777))?;
             }
             if let Some(size) = set.size {
-                self.truncate(&node, fh, size)?;
+                self.truncate(&node, fh, size, seen)?;
                 // Cut to nothing, nothing of an earlier run is in it.
                 self.authors.wrote(who.pid, node.key, seen.epoch, size == 0, self.gate.now());
             }
             if set.atime.is_some() || set.mtime.is_some() {
+                self.still_in_time(seen)?;
                 let times = Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
                 match rustix::fs::utimensat(&node.fd, "", &times, AtFlags::EMPTY_PATH) {
                     // Kernels before 5.8 do not take an empty path.
@@ -134,18 +137,20 @@ impl Fs {
         Ok(Attributes { attr, replaced: node.is_replaced(), seen: *seen })
     }
 
-    fn truncate(&self, node: &Arc<Node>, fh: Option<u64>, size: u64) -> Result<()> {
+    fn truncate(&self, node: &Arc<Node>, fh: Option<u64>, size: u64, seen: &Standing) -> Result<()> {
         if let Some(fh) = fh
             && let Ok(open) = self.handles.get(fh)
             && let Ok(file) = open.file()
             && file.writable
         {
+            self.still_in_time(seen)?;
             return rustix::fs::ftruncate(&*file.fd, size);
         }
         if !node.is_file() {
             return Err(if node.is_dir() { Errno::ISDIR } else { Errno::INVAL });
         }
         let fd = reopen(&node.fd, OFlags::WRONLY)?;
+        self.still_in_time(seen)?;
         rustix::fs::ftruncate(&fd, size)
     }
 

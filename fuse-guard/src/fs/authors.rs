@@ -23,7 +23,7 @@ use treelease_client::words::time::BootTime;
 use super::inode::Key;
 use crate::sync::lock;
 
-/// (Process, file) pairs that are remembered; at the limit, those of processes that have ended go first, then the oldest epoch's.
+/// (Process, file) pairs that are remembered; at the limit, those of processes that have ended go first, then the oldest epochs'.
 pub const AUTHORS_MAX: usize = 65_536;
 /// How long it is believed which process a thread belongs to. A thread's number is not used again so soon.
 const THREADS_KEPT: Duration = Duration::from_secs(1);
@@ -72,6 +72,21 @@ fn ticks() -> Option<u64> {
     std::thread::Builder::new().spawn(read).ok()?.join().ok()?
 }
 
+/// Makes room for a quarter of the limit at least, so that this walk, and its questions about processes, are rare. Each process
+/// is asked about once: openers for writing wait for this.
+fn make_room(known: &mut BTreeMap<(Process, Key), Epoch>, limit: usize, mut lives: impl FnMut(Process) -> bool) {
+    let mut asked = BTreeMap::new();
+    known.retain(|(process, _), _| *asked.entry(*process).or_insert_with(|| lives(*process)));
+    let surplus = known.len().saturating_sub(limit - limit / 4);
+    if surplus > 0 {
+        let mut oldest: Vec<(Epoch, (Process, Key))> = known.iter().map(|(pair, epoch)| (*epoch, *pair)).collect();
+        oldest.sort_unstable();
+        for (_, pair) in oldest.iter().take(surplus) {
+            known.remove(pair);
+        }
+    }
+}
+
 impl Authors {
     /// For a mount that begins now; `earlier`: the last epoch that was written through a mount before it.
     pub fn after(earlier: Option<Epoch>) -> Self {
@@ -102,12 +117,7 @@ impl Authors {
         let Some(process) = self.process(thread, now) else { return };
         let mut known = lock(&self.known);
         if known.len() >= AUTHORS_MAX && !known.contains_key(&(process, key)) {
-            known.retain(|(process, _), _| process_of(process.pid) == Some(*process));
-            if known.len() >= AUTHORS_MAX
-                && let Some(oldest) = known.iter().min_by_key(|(_, epoch)| **epoch).map(|(pair, _)| *pair)
-            {
-                known.remove(&oldest);
-            }
+            make_room(&mut known, AUTHORS_MAX, |process| process_of(process.pid) == Some(process));
         }
         let since = known.entry((process, key)).or_insert(epoch);
         *since = if anew { epoch } else { (*since).min(epoch) };
@@ -161,6 +171,23 @@ mod tests {
         assert!(!authors(began).is_stale(me, key(7), epoch(5), now), "the process is not older than the mount");
         assert!(!Authors::after(None).is_stale(me, key(7), epoch(5), now), "there was no mount before");
         assert!(ticks().unwrap() >= began);
+    }
+
+    #[test]
+    fn at_the_limit_each_process_is_asked_about_once_and_room_is_made_for_many() {
+        let process = |pid| Process { pid, started: 1 };
+        let mut known: BTreeMap<(Process, Key), Epoch> =
+            (0..8).map(|n| ((process(1 + n as u32 % 2), key(n)), Epoch::from_raw(n))).collect();
+        let mut asked = Vec::new();
+        make_room(&mut known, 8, |process| {
+            asked.push(process.pid);
+            true
+        });
+        assert_eq!(asked, [1, 2]);
+        assert_eq!(known.values().map(|epoch| epoch.get()).min(), Some(2), "the oldest have gone: {known:?}");
+        assert_eq!(known.len(), 6);
+        make_room(&mut known, 8, |process| process.pid == 2);
+        assert_eq!(known.len(), 3, "and those of a process that has ended");
     }
 
     #[test]

@@ -31,6 +31,8 @@ const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 pub struct Dirty {
     generation: AtomicU64,
     files: Mutex<BTreeMap<u64, Arc<Node>>>,
+    /// What a flush under way has taken from it.
+    taken: Mutex<BTreeMap<u64, Arc<Node>>>,
     /// Files that were flushed in this epoch, for the history's count.
     flushed: Mutex<BTreeSet<u64>>,
     bytes: AtomicU64,
@@ -47,6 +49,7 @@ impl Default for Dirty {
         Dirty {
             generation: AtomicU64::new(1),
             files: Mutex::default(),
+            taken: Mutex::default(),
             flushed: Mutex::default(),
             bytes: AtomicU64::new(0),
             begun: Mutex::default(),
@@ -72,6 +75,7 @@ impl Dirty {
         *lock(&self.storage) = Some(Arc::new(fd));
         self.generation.fetch_add(1, Ordering::SeqCst);
         files.clear();
+        lock(&self.taken).clear();
         lock(&self.flushed).clear();
         self.bytes.store(0, Ordering::Relaxed);
         lock(&self.failed).clear();
@@ -81,8 +85,8 @@ impl Dirty {
     /// A file is written.
     pub fn wrote(&self, node: &Arc<Node>, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let generation = self.generation.load(Ordering::Relaxed);
-        if node.dirty_in.swap(generation, Ordering::Relaxed) != generation {
+        let generation = self.generation.load(Ordering::SeqCst);
+        if node.dirty_in.swap(generation, Ordering::SeqCst) != generation {
             lock(&self.files).insert(node.generation, node.clone());
         }
     }
@@ -91,6 +95,7 @@ impl Dirty {
     pub fn forgotten(&self, node: &Node) {
         if node.dirty_in.load(Ordering::Relaxed) != 0 && stat_fd(&node.fd, false).is_ok_and(|stat| stat.stx_nlink == 0) {
             lock(&self.files).remove(&node.generation);
+            lock(&self.taken).remove(&node.generation);
         }
     }
 
@@ -105,13 +110,21 @@ impl Dirty {
     /// Makes everything durable. Returns files and bytes, or the names that may be lost. May hang with the storage: call it
     /// on a thread that may be lost.
     ///
-    /// `shut`: no write is admitted or in flight until this returns, so that what was flushed is dirty no more. An error is
+    /// `shut`: no write is admitted or in flight now. Then what was flushed is dirty no more, unless it is written again. An error is
     /// remembered for the epoch: the kernel reports it once, and every later flush has to know of it.
     pub fn flush(&self, path_of: impl Fn(&Node) -> String, shut: impl Fn() -> bool) -> Result<(u64, u64), Vec<String>> {
         let _one = lock(&self.flushing);
-        let shut_before = shut();
-        let files: Vec<Arc<Node>> = lock(&self.files).values().cloned().collect();
-        for node in &files {
+        // First the new generation, then one look whether the gate is shut. *Why so:* if it is, what was written before the look
+        // has been written whole, and is in one of the two sets; what is written after it is dirty in the new generation, and stays
+        // in the set whatever this flush has seen of it.
+        {
+            let mut files = lock(&self.files);
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            *lock(&self.taken) = std::mem::take(&mut *files);
+        }
+        let was_shut = shut();
+        let files = self.unconfirmed();
+        for node in files.values() {
             if let Err(why) = flush_one(node) {
                 self.failed(path_of(node), why);
             }
@@ -123,25 +136,28 @@ impl Dirty {
             self.failed("the filesystem as a whole".into(), why);
         }
         let failed = lock(&self.failed).clone();
+        let mut dirty = lock(&self.files);
+        let taken = std::mem::take(&mut *lock(&self.taken));
+        if !failed.is_empty() || !was_shut {
+            dirty.extend(taken);
+        }
         if !failed.is_empty() {
             return Err(failed);
         }
-        let mut dirty = lock(&self.files);
         let mut flushed = lock(&self.flushed);
-        flushed.extend(dirty.keys().copied());
-        let count = flushed.len() as u64;
-        if shut_before && shut() {
-            // Nothing was written since before the first fsync: what comes now is dirty anew.
-            self.generation.fetch_add(1, Ordering::SeqCst);
-            dirty.clear();
-        }
-        Ok((count, self.bytes.load(Ordering::Relaxed)))
+        flushed.extend(files.keys().copied());
+        Ok((flushed.len() as u64, self.bytes.load(Ordering::Relaxed)))
+    }
+
+    /// Written and not confirmed, what a flush has taken too.
+    fn unconfirmed(&self) -> BTreeMap<u64, Arc<Node>> {
+        let dirty = lock(&self.files);
+        lock(&self.taken).iter().chain(dirty.iter()).map(|(n, node)| (*n, node.clone())).collect()
     }
 
     /// Names of the files written in this epoch, some of them.
     pub fn names(&self, path_of: impl Fn(&Node) -> String) -> Vec<String> {
-        let files: Vec<Arc<Node>> = lock(&self.files).values().take(NAMED).cloned().collect();
-        files.iter().map(|node| path_of(node)).collect()
+        self.unconfirmed().values().take(NAMED).map(|node| path_of(node)).collect()
     }
 }
 
@@ -245,5 +261,37 @@ mod tests {
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
         dirty.begin(&root, Epoch::from_raw(2)).unwrap();
         assert_eq!(dirty.flush(|_| String::new(), || true), Ok((0, 0)));
+    }
+
+    #[test]
+    fn a_file_that_is_written_while_another_flush_looks_is_dirty_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
+        let (dirty, node) = (Dirty::default(), nodes.root());
+        dirty.begin(&root, Epoch::from_raw(1)).unwrap();
+        let dirty_now = || lock(&dirty.files).len();
+        dirty.wrote(node, 1);
+        dirty.flush(|_| String::new(), || true).unwrap();
+        assert_eq!(dirty_now(), 0, "confirmed");
+        dirty.wrote(node, 1);
+        // The gate opens for a write between two looks, and is shut again at each.
+        let looks = std::cell::Cell::new(0);
+        let write_between = || {
+            if looks.replace(looks.get() + 1) == 0 {
+                return true;
+            }
+            dirty.wrote(node, 1);
+            true
+        };
+        dirty.flush(|_| String::new(), write_between).unwrap();
+        // Whoever writes after the one look is in the next flush's set.
+        if looks.get() == 1 {
+            dirty.wrote(node, 1);
+        }
+        assert_eq!(dirty_now(), 1);
+        dirty.flush(|_| String::new(), || false).unwrap();
+        assert_eq!(dirty_now(), 1, "the gate was not shut: nothing is taken from the set");
     }
 }

@@ -17,6 +17,8 @@ pub struct Faults {
     pub no_earlier_mount: bool,
     /// A dead mount is taken away before the new one stands.
     pub clear_first: bool,
+    /// The clock is not read again right before a call that changes the storage.
+    pub no_last_look: bool,
 }
 
 impl Faults {
@@ -35,6 +37,7 @@ impl Faults {
             no_lock_check: has("no_lock_check"),
             no_earlier_mount: has("no_earlier_mount"),
             clear_first: has("clear_first"),
+            no_last_look: has("no_last_look"),
         }
     }
 }

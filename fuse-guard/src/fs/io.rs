@@ -91,7 +91,12 @@ impl Fs {
                 false if !seen.holds(self.gate.now()) => {
                     reopen(&node.fd, lower | OFlags::NOATIME).or_else(|_| reopen(&node.fd, lower))?
                 }
-                _ => reopen(&node.fd, lower)?,
+                writes => {
+                    if writes {
+                        self.still_in_time(seen)?;
+                    }
+                    reopen(&node.fd, lower)?
+                }
             }
         };
         if asked.contains(OFlags::TRUNC) {

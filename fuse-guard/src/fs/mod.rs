@@ -36,7 +36,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode as Bits, OFlags};
+use treelease_client::words::policy::Mode;
 
 use crate::gate::{Gate, Opened, Right, Standing, in_time};
 use crate::sync::Arc;
@@ -105,7 +106,7 @@ pub struct Attributes {
 
 /// Opens what an `O_PATH` descriptor stands for. Only for files and directories: opening a FIFO would wait.
 pub fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd> {
-    rustix::fs::open(proc_path(fd), (flags | OFlags::CLOEXEC) - OFlags::NOFOLLOW, Mode::empty())
+    rustix::fs::open(proc_path(fd), (flags | OFlags::CLOEXEC) - OFlags::NOFOLLOW, Bits::empty())
 }
 
 /// A path that leads to what the descriptor stands for, for calls that take no descriptor. Follows no symlink of the tree.
@@ -133,7 +134,7 @@ fn is_local(magic: u64) -> bool {
 impl Fs {
     /// Over an opened root.
     pub fn new(root: OwnedFd, gate: Gate) -> Result<Self> {
-        let root = rustix::fs::openat(&root, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let root = rustix::fs::openat(&root, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Bits::empty())?;
         let network = !is_local(rustix::fs::fstatfs(&root)?.f_type as u64);
         Ok(Fs {
             network,
@@ -214,6 +215,17 @@ impl Fs {
             return Err(reason::STALE);
         }
         Ok(node)
+    }
+
+    /// I4: right before a call that changes the storage. The looks that prepare it go to the storage too, and may have hung for
+    /// longer than the right lasts under which it was admitted.
+    fn still_in_time(&self, seen: &Standing) -> Result<()> {
+        match seen.right.until() {
+            Some(until) if seen.mode == Mode::Enforce && !in_time(until, self.gate.now()) && !self.faults.no_last_look => {
+                Err(reason::READ_ONLY)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What a handle that is opened for writing now remembers.

@@ -109,8 +109,11 @@ impl Fs {
         let dir = self.dir_to_change(who, parent, seen)?;
         let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
-        self.made(&dir, name, mode, mask, seen)
+        let entry = self.made(&dir, name, mode, mask, seen)?;
+        self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
+        Ok(entry)
     }
 
     /// mknod(2): files, FIFOs, sockets and devices.
@@ -123,11 +126,13 @@ impl Fs {
         let kind = FileType::from_raw_mode(making.mode);
         let _acting = self.act(who)?;
         let dev = rustix::fs::makedev(major, minor);
+        self.still_in_time(seen)?;
         rustix::fs::mknodat(&dir.fd, name, kind, Mode::from_raw_mode(mode), dev)?;
         let entry = self.made(&dir, name, mode, mask, seen)?;
         if entry.node.is_file() {
             self.dirty.wrote(&entry.node, 0);
         }
+        self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
         Ok(entry)
     }
 
@@ -136,8 +141,11 @@ impl Fs {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         rustix::fs::symlinkat(target, &dir.fd, name)?;
-        self.find(&dir, name, seen)
+        let entry = self.find(&dir, name, seen)?;
+        self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
+        Ok(entry)
     }
 
     /// readlink(2).
@@ -158,6 +166,7 @@ impl Fs {
         let dir = self.dir_to_change(who, parent, seen)?;
         self.not_of_an_earlier_run(who, node.key, seen)?;
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         // The magic link leads to the very inode; a symlink behind it is linked, not followed.
         rustix::fs::linkat(rustix::fs::CWD, proc_path(&node.fd), &dir.fd, name, AtFlags::SYMLINK_FOLLOW)?;
         self.find(&dir, name, seen)
@@ -171,6 +180,7 @@ impl Fs {
         let dir = self.dir_to_change(who, parent, seen)?;
         let victim = self.key_at(&dir, name).and_then(|(key, _)| self.nodes.by_key(key));
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         rustix::fs::unlinkat(&dir.fd, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
         self.unfinished.gone(&dir, name);
         if let Some(victim) = victim {
@@ -209,6 +219,7 @@ impl Fs {
         };
         {
             let _acting = self.act(who)?;
+            self.still_in_time(seen)?;
             if flags.is_empty() {
                 rustix::fs::renameat(&old.fd, from.1, &new.fd, to.1)?;
             } else {
@@ -266,6 +277,7 @@ impl Fs {
         let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
         let asked = OFlags::from_bits_retain(flags as u32);
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         // Always exclusive: what exists already is not opened here.
         let excl = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&dir.fd, name, super::io::lower_flags(asked) | excl, Mode::from_raw_mode(mode)) {
@@ -285,5 +297,51 @@ impl Fs {
             Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => Err(reason::STALE),
             Err(why) => Err(why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use treelease_client::words::clock::{Clock, ManualClock};
+    use treelease_client::words::policy::Mode as Strictness;
+
+    use super::*;
+    use crate::gate::{Gate, Hooks, LateWrite, Refused, Right};
+
+    struct Nobody;
+
+    impl Hooks for Nobody {
+        fn wants_lease(&self) {}
+        fn late_write(&self, _: LateWrite) {}
+        fn refused(&self, _: Refused) {}
+    }
+
+    #[test]
+    fn i4_a_name_whose_preparing_looks_took_longer_than_the_right_is_not_moved_made_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "x").unwrap();
+        let clock = Arc::new(ManualClock::new());
+        let until = clock.now().after(Duration::from_secs(10));
+        let seen = Standing { right: Right::Write { until }, ..Standing::unknown(Strictness::Enforce) };
+        let root = rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mut fs = Fs::new(root, Gate::new(seen, clock.clone() as Arc<dyn Clock>, Arc::new(Nobody))).unwrap();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let who = Caller { uid, gid, pid: 0 };
+        let (a, b, c) = (OsStr::new("a"), OsStr::new("b"), OsStr::new("c"));
+        let making = Making { mode: 0o700, umask: 0, rdev: 0 };
+        let there = |name: &str| Path::new(&dir.path().join(name)).exists();
+        fs.rename(who, &seen, (ROOT, a), (ROOT, b), 0).unwrap();
+        // Admitted before the deadline; the looks at the storage come back after it.
+        clock.advance(Duration::from_secs(11));
+        assert_eq!(fs.rename(who, &seen, (ROOT, b), (ROOT, c), 0).unwrap_err(), reason::READ_ONLY);
+        assert_eq!(fs.mkdir(who, &seen, ROOT, a, making).err(), Some(reason::READ_ONLY));
+        assert_eq!(fs.remove(who, &seen, ROOT, b, false), Err(reason::READ_ONLY));
+        assert!(there("b") && !there("a") && !there("c"));
+        fs.faults.no_last_look = true;
+        fs.rename(who, &seen, (ROOT, b), (ROOT, c), 0).unwrap();
+        assert!(there("c"), "control: without the last look it moves");
     }
 }

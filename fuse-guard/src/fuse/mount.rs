@@ -419,6 +419,11 @@ impl Mount {
         }
     }
 
+    /// The number of its connection to the kernel, as `fusectl` shows it.
+    pub fn connection(&self) -> u32 {
+        self.device.1
+    }
+
     /// Unfinished work, for people: git locks, hot journals, exclusive locks (DESIGN 5, step 1). Touches the lower tree: may
     /// block as long as that does.
     pub fn unfinished(&self) -> Vec<String> {

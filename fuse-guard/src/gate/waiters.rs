@@ -35,7 +35,7 @@ pub const STAGE_WAIT: Duration = Duration::from_secs(120);
 /// After a refused wait, how long further operations are refused at once while the standing stays the same.
 pub const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Threads that carry out the operations that waited.
-const CARRIERS: usize = 4;
+pub(super) const CARRIERS: usize = 4;
 /// How long the sweeper sleeps at most before it reads the clock again.
 const SWEEP: Duration = Duration::from_millis(50);
 
@@ -88,21 +88,27 @@ impl Queue {
 impl Gate {
     /// Parks an operation that may wait, or gives it its turn at once if that has changed meanwhile. `bytes`: what it holds.
     pub fn park(&self, op: Op, handle: Option<Opened>, bytes: usize, job: Job) {
+        let standing = self.standing();
+        let limit = if standing.right == Right::Read { FIRST_WRITE_WAIT } else { STAGE_WAIT };
+        let parked = Parked { op, handle, bytes, epoch: standing.epoch, since: self.now(), limit, job };
+        self.enqueue(parked, |gate| gate.admit(op, handle));
+    }
+
+    fn enqueue(&self, parked: Parked, judge: impl FnOnce(&Self) -> Admission) {
         let waiters = &self.inner.waiters;
         let mut queue = lock(&waiters.queue);
-        let turn = match self.admit(op, handle) {
+        let turn = match judge(self) {
             Admission::Permit(permit) => Turn::Go(permit),
             Admission::Refuse(errno) => Turn::No(errno),
-            Admission::Wait if queue.parked.len() >= MAX_WAITING || queue.bytes + bytes > MAX_WAITING_BYTES => {
+            Admission::Wait if queue.parked.len() >= MAX_WAITING || queue.bytes + parked.bytes > MAX_WAITING_BYTES => {
                 self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
                 Turn::No(Errno::ROFS)
             }
             Admission::Wait => {
                 let standing = self.standing();
-                let limit = if standing.right == Right::Read { FIRST_WRITE_WAIT } else { STAGE_WAIT };
                 let first = queue.parked.is_empty();
-                queue.bytes += bytes;
-                queue.parked.push_back(Parked { op, handle, bytes, epoch: standing.epoch, since: self.now(), limit, job });
+                queue.bytes += parked.bytes;
+                queue.parked.push_back(parked);
                 if !queue.sweeping {
                     queue.sweeping = true;
                     let gate = self.clone();
@@ -124,7 +130,7 @@ impl Gate {
             }
         };
         drop(queue);
-        job(turn);
+        (parked.job)(turn);
     }
 
     /// Operations that wait or are being carried out after a wait.
@@ -173,17 +179,16 @@ impl Gate {
         loop {
             let Some(parked) = lock(row).pop_front() else { return };
             // I6: a grant later than the next one after its arrival means that a run of another side lies between.
-            let turn = if run_start.0 > parked.epoch.next() {
+            if run_start.0 > parked.epoch.next() {
                 self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
-                Turn::No(Errno::ROFS)
+                (parked.job)(Turn::No(Errno::ROFS));
             } else {
-                match self.admit_waiter(parked.op, parked.handle) {
-                    Admission::Permit(permit) => Turn::Go(permit),
-                    Admission::Refuse(errno) => Turn::No(errno),
-                    Admission::Wait => Turn::No(Errno::ROFS),
-                }
-            };
-            (parked.job)(turn);
+                // The tree may have come to rest, or its gate begun to close, since it was let go: then it waits on, as what it
+                // was when it arrived, but for a stage now.
+                let (op, handle) = (parked.op, parked.handle);
+                let limit = if self.standing().right == Right::Read { parked.limit } else { STAGE_WAIT };
+                self.enqueue(Parked { limit, ..parked }, |gate| gate.admit_waiter(op, handle));
+            }
             self.inner.waiters.carrying.fetch_sub(1, Ordering::SeqCst);
         }
     }

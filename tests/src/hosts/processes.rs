@@ -76,6 +76,9 @@ pub fn clear(dir: &Path) {
     let gone = holds_within(Duration::from_secs(10), || {
         let left = naming(dir, None);
         left.iter().for_each(|pid| signal(*pid, Signal::KILL));
+        // A killed guard can be kept by a program that waits for its answer: each waits for the other for ever.
+        let tables = left.iter().map(|pid| format!("/proc/{pid}/mountinfo")).chain(["/proc/self/mountinfo".into()]);
+        tables.for_each(|table| end_connections(Path::new(&table), dir));
         left.iter().all(|pid| is_zombie(*pid))
     });
     if !gone {
@@ -83,6 +86,16 @@ pub fn clear(dir: &Path) {
     }
     for at in mounts_below(dir) {
         let _ = Command::new("umount").arg("-l").arg(&at).output();
+    }
+}
+
+/// Ends the FUSE connections of guarded mounts below a directory, by one mount table.
+fn end_connections(table: &Path, dir: &Path) {
+    for line in std::fs::read_to_string(table).unwrap_or_default().lines().filter(|line| line.contains(" - fuse.treelease ")) {
+        let fields: Vec<&str> = line.split(' ').collect();
+        if let (Some(number), true) = (fields[2].strip_prefix("0:"), Path::new(fields[4]).starts_with(dir)) {
+            let _gone = std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), b"1");
+        }
     }
 }
 

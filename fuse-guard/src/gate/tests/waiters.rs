@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::{Epoch, RunStart};
 use treelease_client::words::policy::OnClose;
 
-use super::super::waiters::{FIRST_WRITE_WAIT, MAX_WAITING, REFUSED_FOR};
+use super::super::waiters::{CARRIERS, FIRST_WRITE_WAIT, MAX_WAITING, REFUSED_FOR};
 use super::super::{Admission, Gate, Op, Opened, Outcome, Right, Standing, Turn};
 use super::{Stand, eventually, stand, standing, write_for};
 use crate::sync::Ordering;
@@ -133,4 +133,40 @@ fn an_operation_that_parks_after_the_gate_has_opened_goes_on_at_once() {
     assert!(matches!(at.gate.admit(Op::Write, None), Admission::Wait));
     at.gate.publish(standing(write_for(100, at.gate.now())));
     assert_eq!(park(&at.gate, None).try_recv(), Ok(Ok(())));
+}
+
+#[test]
+fn what_was_let_go_and_finds_the_tree_at_rest_waits_on_and_is_not_refused() {
+    const ROW: usize = 6;
+    let at = stand(free());
+    let until = at.gate.now().after(Duration::from_secs(100));
+    let waiting: Vec<_> = (0..ROW)
+        .map(|_| {
+            let (tell, told) = mpsc::channel();
+            let gate = at.gate.clone();
+            let job = move |turn| {
+                let said = match turn {
+                    Turn::Go(_permit) => Ok(()),
+                    Turn::No(why) => Err(why),
+                };
+                // The storage is slow: meanwhile the tree comes to rest, and the next of the row finds it so.
+                if gate.standing().serial < 3 {
+                    gate.publish(Standing { serial: 3, ..standing(Right::Resting { until }) });
+                }
+                let _ = tell.send(said);
+            };
+            at.gate.park(Op::Write, None, 10, Box::new(job));
+            told
+        })
+        .collect();
+    let granted = opening(&at, 8, 8);
+    at.gate.answer(granted);
+    eventually("the carriers have ended", || at.gate.carrying() == 0);
+    // Each carrier has ended one at most before the tree was at rest.
+    assert!((ROW - CARRIERS..ROW).contains(&at.gate.waiting()), "{} wait", at.gate.waiting());
+    assert_eq!(at.ears.wanted.load(Ordering::SeqCst), 2, "the first of them asks that the tree wakes");
+    at.gate.publish(Standing { serial: 4, ..standing(write_for(100, at.gate.now())) });
+    for told in waiting {
+        assert_eq!(told.recv_timeout(LIMIT), Ok(Ok(())));
+    }
 }

@@ -10,7 +10,7 @@ use treelease_client::config::Config;
 use treelease_client::error::Failure;
 use treelease_client::local::start::{self, Embedded};
 use treelease_client::local::wire::{AddMountAnswer, AddMountRequest};
-use treelease_client::local::{LocalClient, start::server_pid};
+use treelease_client::local::{LocalClient, lingering, start::server_pid};
 use treelease_client::marker::{Found, Mismatch, mismatch_failure};
 use treelease_client::place;
 use treelease_client::rpc::Servers;
@@ -239,7 +239,7 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Undoes it, last thing first. What cannot be undone is said.
+    /// Undoes it, last thing first. What cannot be undone is said. A daemon that guards something stays, and its server with it.
     pub async fn run(self, ctx: &Ctx, config: &Config) {
         if (self.mounted.is_some() || self.daemon)
             && let Ok(Some(mut daemon)) = ctx.running(config).await
@@ -248,6 +248,12 @@ impl Undo {
                 && let Err(failure) = daemon.remove_mount(&at.display().to_string(), true).await
             {
                 ctx.ui.warn(format!("{} is still mounted: {}", at.display(), failure.message));
+            }
+            // What the configuration lists it has mounted at its start, perhaps where a dead mount kept the raw tree covered.
+            let guards = ctx.told(&mut daemon).await.is_ok_and(|told| told.report.trees.iter().any(|t| t.mounted_at.is_some()));
+            if self.daemon && guards {
+                ctx.ui.warn("the daemon goes on, with the mounts of the configuration; `treelease down` ends it");
+                return;
             }
             if self.daemon {
                 let process = daemon_process(&mut daemon).await;
@@ -291,7 +297,7 @@ pub async fn restart(ctx: &Ctx, config: &Config) -> Result<(), Failure> {
             });
             let _ = tokio::time::timeout(ANSWER, pushed).await;
         }
-        kill(told.pid).await?;
+        kill(config, told.pid).await?;
     }
     if server_pid(config).is_some() {
         start::stop_server(config).await?;
@@ -300,7 +306,7 @@ pub async fn restart(ctx: &Ctx, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn kill(pid: u32) -> Result<(), Failure> {
+async fn kill(config: &Config, pid: u32) -> Result<(), Failure> {
     let is_guard = std::fs::read_link(format!("/proc/{pid}/exe"))
         .is_ok_and(|exe| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("treelease-guard")));
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| is_guard);
@@ -312,6 +318,12 @@ async fn kill(pid: u32) -> Result<(), Failure> {
     let _ = pidfd_send_signal(&process, Signal::KILL);
     if gone(Some(&process)).await {
         return Ok(());
+    }
+    if let Some(killed) = lingering::lingering(&config.state_dir) {
+        killed.abort();
+        if gone(Some(&process)).await {
+            return Ok(());
+        }
     }
     Err(Failure::new(Code::Busy, format!("the daemon (pid {}) does not end", pid.as_raw_nonzero()))
         .hint("a call on the storage may keep it: is the storage reachable?"))
