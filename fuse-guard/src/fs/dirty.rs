@@ -96,6 +96,7 @@ impl Dirty {
         if node.dirty_in.load(Ordering::Relaxed) != 0 && stat_fd(&node.fd, false).is_ok_and(|stat| stat.stx_nlink == 0) {
             lock(&self.files).remove(&node.generation);
             lock(&self.taken).remove(&node.generation);
+            lock(&self.flushed).remove(&node.generation);
         }
     }
 
@@ -138,6 +139,8 @@ impl Dirty {
         let failed = lock(&self.failed).clone();
         let mut dirty = lock(&self.files);
         let taken = std::mem::take(&mut *lock(&self.taken));
+        // Without those that were removed and forgotten meanwhile.
+        let confirmed: Vec<u64> = files.into_keys().filter(|node| taken.contains_key(node) || dirty.contains_key(node)).collect();
         if !failed.is_empty() || !was_shut {
             dirty.extend(taken);
         }
@@ -145,7 +148,7 @@ impl Dirty {
             return Err(failed);
         }
         let mut flushed = lock(&self.flushed);
-        flushed.extend(files.keys().copied());
+        flushed.extend(confirmed);
         Ok((flushed.len() as u64, self.bytes.load(Ordering::Relaxed)))
     }
 
