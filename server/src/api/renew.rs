@@ -9,11 +9,10 @@
 //! 3. if the session is alive in that state, under this incarnation, and not doomed: looked at under the state's lock and
 //!    the timers' lock together, so that no expiry is decided between the look and the next line;
 //! 4. after the timers were told: whatever the side concludes from the answer, this leader counts a full TTL from a later
-//!    moment (I3), and a later leader from its own `Lead`, which comes after the confirmation.
-//!
+//!    moment (I3), and a later leader from its own `Lead`, which comes after the confirmation;
 //! 5. if number and nonce do not show that two machines renew this session ([`super::nonce`]); if they do, it ends, logged.
 //!
-//! The pairs are read under the same locks: they are what the session holds at that index. Nothing is logged. It does not
+//! The pairs are read under the same locks: they are what the session holds at that index. Nothing else is logged. It does not
 //! decide until when a side may write: the side does, from its own send time.
 
 use std::time::Duration;
