@@ -40,9 +40,10 @@ fn whatever_befalls_no_two_gates_admit_nothing_acknowledged_is_lost_and_both_sid
 }
 
 fn play(seed: u64) {
-    let over = std::env::var_os("TREELEASE_ENDS_OVER").is_some();
+    // Over the storage itself, as people mount it; `TREELEASE_ENDS_BESIDE=1` at an empty directory instead.
+    let over = std::env::var_os("TREELEASE_ENDS_BESIDE").is_none();
     let setting = Setting { replay: replay(seed), over, ..Setting::quick(&format!("random_ends-{seed}")) };
-    verdict::run(&Plan::from(seed, journal()), setting);
+    verdict::run(&Plan::from(seed, journal(seed)), setting);
 }
 
 fn replay(seed: u64) -> String {
@@ -62,6 +63,11 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-fn journal() -> Journal {
-    std::env::var("TREELEASE_ENDS_JOURNAL").map_or(Journal::Delete, |name| name.parse().unwrap_or_else(|e| panic!("{e}")))
+/// Every second seed writes ahead; `TREELEASE_ENDS_JOURNAL=delete` (or `wal`) makes all of them do the one.
+fn journal(seed: u64) -> Journal {
+    match std::env::var("TREELEASE_ENDS_JOURNAL") {
+        Ok(name) => name.parse().unwrap_or_else(|e| panic!("{e}")),
+        Err(_) if seed % 2 == 1 => Journal::Wal,
+        Err(_) => Journal::Delete,
+    }
 }
