@@ -562,6 +562,20 @@ fn a_mount_made_under_the_lease_is_not_written_through_before_its_marker_is_stam
 }
 
 #[test]
+fn i2_a_gate_that_was_open_and_does_not_open_again_is_no_give_back() {
+    let mut w = World::new();
+    w.tree.mounted = false;
+    w.open(1, 1, 90_000, at(0));
+    w.tree.handle_mounted(at(10));
+    w.tree.handle_right(Some(at(90_000)), Some(true), at(11));
+    w.effects();
+    w.tree.handle_opened(Epoch::from_raw(1), Err(Refusal::new(Code::Storage, "the marker is another tree's")), at(12));
+    let effects = w.effects();
+    assert!(effects.iter().any(|e| matches!(e, Effect::SurrenderUnopened { .. })), "{effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::GiveBack { .. })), "{effects:?}");
+}
+
+#[test]
 fn what_was_held_when_the_session_ended_is_asked_for_in_the_next_one() {
     let mut w = World::new();
     let person = w.hold(HoldKind::Acquire, at(0));
