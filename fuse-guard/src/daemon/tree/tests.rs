@@ -365,6 +365,26 @@ fn rest_is_said_only_after_the_gate_was_shut_and_the_storage_confirmed() {
 }
 
 #[test]
+fn what_a_later_run_of_a_session_says_is_above_what_an_earlier_one_said_though_that_had_had_another_session_before() {
+    let said = |w: &mut World| {
+        w.tree.tell(false);
+        let effects = w.effects();
+        let [Effect::TellRest { number, .. }] = effects[..] else { panic!("{effects:?}") };
+        number
+    };
+    let mut first = World::new();
+    // It resumes a session for the third time, finds it ended, and opens another one.
+    first.tree.set_incarnation(3);
+    let old = said(&mut first);
+    first.tree.set_incarnation(1);
+    let new = said(&mut first);
+    let mut next = World::new();
+    next.tree.set_incarnation(2);
+    assert!(said(&mut next) > new, "the server ignores a number that is not higher, and the gate never opens again");
+    assert_ne!(old & u64::from(u32::MAX), new & u64::from(u32::MAX), "no late answer is taken for another one");
+}
+
+#[test]
 fn a_write_before_rest_was_sent_goes_on_without_a_word() {
     let mut w = World::new();
     w.open(1, 1, 90_000, at(0));
