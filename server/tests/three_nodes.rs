@@ -188,6 +188,9 @@ async fn a_minority_acknowledges_nothing_and_says_that_it_is_one() {
         let mut held = Held::take(&nodes, 1, "dev").await;
         let leader = nodes.all_serve().await;
         let last = if stays_leader { leader } else { ALL.into_iter().find(|id| *id != leader).unwrap() };
+        // What it answers alone is what it knows by now.
+        let whole = &nodes;
+        until("the node knows of the lease", || async move { whole.status(last).await.unwrap().trees[0].state == "held" }).await;
         for id in ALL.into_iter().filter(|id| *id != last) {
             nodes.kill_9(id);
         }

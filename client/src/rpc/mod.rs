@@ -32,10 +32,13 @@ use crate::words::wire;
 use crate::words::wire::lease_client::LeaseClient;
 
 mod endpoint;
+mod failed;
 mod status;
 #[cfg(test)]
 mod tests;
 mod watch;
+
+use failed::{Failed, classify};
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
 pub use watch::WatchItem;
@@ -144,16 +147,6 @@ struct Target {
     token: Option<MetadataValue<Ascii>>,
 }
 
-/// What a failed try means.
-enum Failed {
-    /// It was never sent.
-    NotSent(String),
-    /// It may have been carried out.
-    Perhaps(String),
-    /// The server does not want it; no other one will.
-    Refused(Refusal),
-}
-
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Servers").field(&self.endpoints()).finish()
@@ -228,7 +221,8 @@ impl Servers {
     }
 
     /// One renewal. Sent once to each server at most: to the leader's node first, as far as that is known; to all others, too,
-    /// when it is late, and to the next one at once when it failed.
+    /// when it is late, and to the next one at once when it failed. A refusal counts only if nobody answers: a single node may
+    /// have a wrong token or be of another cluster.
     pub async fn renew(&self, renewal: &Renewal, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {
         let request = wire::RenewRequest {
             session: renewal.session.to_string(),
@@ -252,6 +246,7 @@ impl Servers {
         let late = tokio::time::sleep(HEDGE);
         tokio::pin!(late);
         let mut last = String::new();
+        let mut refused = None;
         loop {
             let (address, answer) = tokio::select! {
                 Some(ended) = tries.next() => ended,
@@ -264,16 +259,25 @@ impl Servers {
             match answer {
                 Ok(Ok(answer)) => {
                     let answer = answer.into_inner();
-                    self.prefer_leader(&answer.leader_at, &address);
-                    return answered(answer, cluster);
+                    let leader_at = answer.leader_at.clone();
+                    match answered(answer, cluster) {
+                        Err(CallError::Refused(refusal)) => refused = Some(refusal),
+                        taken => {
+                            self.prefer_leader(&leader_at, &address);
+                            return taken;
+                        }
+                    }
                 }
                 Ok(Err(status)) => match classify(&status) {
-                    Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
+                    Failed::Refused(refusal) => refused = Some(refusal),
                     Failed::NotSent(text) | Failed::Perhaps(text) => last = text,
                 },
                 Err(_) => last = "no answer in time".into(),
             }
             tries.extend(waiting.next().map(&one));
+        }
+        if let Some(refusal) = refused {
+            return Err(CallError::Refused(refusal));
         }
         // Nothing is logged by a renewal: not to know its outcome is the same as not to have reached anybody.
         let tried = targets.into_iter().map(|target| target.address).collect();
@@ -328,6 +332,8 @@ impl Servers {
                     Err(_) => Failed::Perhaps("no answer in time".into()),
                 };
                 match failed {
+                    // An earlier try may have been carried out: this refusal is of this try only.
+                    Failed::Refused(refusal) if changes && sent => last = refusal.message,
                     Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
                     Failed::NotSent(text) => last = text,
                     Failed::Perhaps(text) => (sent, last) = (true, text),
@@ -422,40 +428,6 @@ fn connect(address: &str) -> Result<LeaseClient<Channel>, CallError> {
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     Ok(LeaseClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_MAX))
-}
-
-/// What a status means. A deadline comes back as `Cancelled` (STACK 3.3), so that counts as unknown, too.
-fn classify(status: &tonic::Status) -> Failed {
-    use tonic::Code as C;
-    let text = match status.message() {
-        "" => format!("{:?}", status.code()),
-        message => message.to_string(),
-    };
-    let refused = |code| Failed::Refused(Refusal::new(code, text.clone()));
-    match status.code() {
-        C::Unauthenticated | C::PermissionDenied => refused(Code::Denied),
-        C::FailedPrecondition => refused(Code::Config),
-        C::InvalidArgument | C::OutOfRange => refused(Code::Usage),
-        C::NotFound => refused(Code::NotFound),
-        C::ResourceExhausted => refused(Code::Limit),
-        C::Unimplemented => Failed::Refused(Refusal::new(
-            Code::Config,
-            "the server does not know this call: it is of another version, or no lease server",
-        )),
-        _ if never_connected(status) => Failed::NotSent(text),
-        _ => Failed::Perhaps(text),
-    }
-}
-
-fn never_connected(status: &tonic::Status) -> bool {
-    let mut source = std::error::Error::source(status);
-    while let Some(e) = source {
-        if e.downcast_ref::<tonic::ConnectError>().is_some() {
-            return true;
-        }
-        source = e.source();
-    }
-    false
 }
 
 fn answered(answer: wire::RenewAnswer, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {

@@ -20,6 +20,8 @@ struct State {
     /// The first so many calls of `Do` are carried out and their answers are lost.
     lose: AtomicUsize,
     hang: bool,
+    /// Calls of `Do` beyond so many are refused at the door.
+    welcome: AtomicUsize,
     /// Keys of `Do`, in order.
     keys: Mutex<Vec<String>>,
     renewals: AtomicUsize,
@@ -41,6 +43,7 @@ fn fake(lose: usize, hang: bool) -> Fake {
         cluster: ClusterId::random(),
         lose: lose.into(),
         hang,
+        welcome: usize::MAX.into(),
         keys: Mutex::default(),
         renewals: AtomicUsize::new(0),
         leader_at: Mutex::default(),
@@ -58,6 +61,9 @@ impl Lease for Fake {
         self.0.keys.lock().unwrap().push(request.into_inner().request_key);
         if self.0.hang {
             std::future::pending::<()>().await;
+        }
+        if self.0.keys.lock().unwrap().len() > self.0.welcome.load(Ordering::SeqCst) {
+            return Err(Status::resource_exhausted("too many"));
         }
         if self.0.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
             return Err(Status::unavailable("the leader changed"));
@@ -160,6 +166,19 @@ async fn a_change_that_may_have_arrived_has_an_unknown_outcome() {
 }
 
 #[tokio::test]
+async fn a_refusal_after_a_try_that_may_have_arrived_leaves_the_outcome_unknown() {
+    let fake = fake(1, false);
+    fake.0.welcome.store(1, Ordering::SeqCst);
+    let servers = servers(vec![serve(&fake).await], 400);
+    let e = servers.do_command("test", None, command()).await.unwrap_err();
+    assert!(matches!(&e, CallError::Unknown { last, .. } if last == "too many"), "{e:?}");
+    assert!(fake.0.keys.lock().unwrap().len() > 2, "it is asked again, under the same key");
+    // Without an earlier try it is a refusal, at once.
+    let e = servers.do_command("test", None, command()).await.unwrap_err();
+    assert!(matches!(&e, CallError::Refused(refusal) if refusal.code == Code::Limit), "{e:?}");
+}
+
+#[tokio::test]
 async fn a_change_that_never_left_is_unreachable_and_names_whom_it_tried() {
     let endpoint = nobody().await;
     let e = servers(vec![endpoint.clone()], 400).do_command("test", None, command()).await.unwrap_err();
@@ -199,6 +218,17 @@ async fn a_renewal_is_hedged_and_never_sent_twice_to_one_server() {
     assert_eq!(good.0.renewals.load(Ordering::SeqCst), 1);
     let e = servers.renew(&renewal(), Some(&ClusterId::random())).await.unwrap_err();
     assert!(matches!(e, CallError::Refused(_)), "{e:?}");
+}
+
+#[tokio::test]
+async fn one_node_that_refuses_does_not_end_a_renewal_that_another_one_answers() {
+    let (stranger, good) = (fake(0, false), fake(0, false));
+    let both = servers(vec![serve(&stranger).await, serve(&good).await], 60_000);
+    let answered = both.renew(&renewal(), Some(&good.0.cluster)).await.unwrap();
+    assert_eq!(answered.number, 9);
+    assert_eq!(stranger.0.renewals.load(Ordering::SeqCst), 1, "it was asked first");
+    let again = both.targets().unwrap()[0].address.clone();
+    assert_eq!(again, both.endpoints()[1], "who refused is not preferred");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! # Promises
 //!
 //! [`Dirty::flush`] says yes only when, since [`Dirty::begin`], every file that was written has been fsynced without an error,
-//! no fsync of an application has failed, and `syncfs`, on a descriptor opened when the epoch began, has returned 0. *Why both:*
+//! no fsync of an application has failed, and `syncfs`, on descriptors opened when the epoch began, of the root's filesystem and of each mounted below it, has returned 0. *Why both:*
 //! each reports write-back errors that the other does not (m, NFS.md), and the kernel reports each such error once to each
 //! descriptor that was open when it happened. So an error is remembered for the epoch, whoever's flush met it (also that at a
 //! deadline, whose lease goes on afterwards), and one flush waits for the one before: its error must not come after the yes.
@@ -41,7 +41,8 @@ pub struct Dirty {
     failed: Mutex<Vec<String>>,
     /// One flush at a time. Held while the storage hangs: then no other flush says yes.
     flushing: Mutex<()>,
-    storage: Mutex<Option<Arc<OwnedFd>>>,
+    /// One for each filesystem.
+    storage: Mutex<Arc<Vec<OwnedFd>>>,
 }
 
 impl Default for Dirty {
@@ -61,18 +62,21 @@ impl Default for Dirty {
 }
 
 impl Dirty {
-    /// A new epoch begins: nothing is dirty, and the descriptor for `syncfs` is opened.
+    /// A new epoch begins: nothing is dirty, and the descriptor for `syncfs` is opened. `below`: open directories of the
+    /// filesystems that are mounted below the root; what a daemon that was killed had written there has nobody else to be
+    /// confirmed by.
     ///
     /// A thread that hung on the storage may come with an epoch that is long over: it must not clear what a later one wrote.
-    pub fn begin(&self, root: &OwnedFd, epoch: Epoch) -> Result<(), Errno> {
-        let fd = openat(root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    pub fn begin(&self, root: &OwnedFd, below: Vec<OwnedFd>, epoch: Epoch) -> Result<(), Errno> {
+        let mut storage = below;
+        storage.push(openat(root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?);
         let mut files = lock(&self.files);
         let mut begun = lock(&self.begun);
         if epoch < *begun {
             return Ok(());
         }
         *begun = epoch;
-        *lock(&self.storage) = Some(Arc::new(fd));
+        *lock(&self.storage) = Arc::new(storage);
         self.generation.fetch_add(1, Ordering::SeqCst);
         files.clear();
         lock(&self.taken).clear();
@@ -131,10 +135,10 @@ impl Dirty {
             }
         }
         let storage = lock(&self.storage).clone();
-        if let Some(fd) = storage
-            && let Err(why) = syncfs(&*fd)
-        {
-            self.failed("the filesystem as a whole".into(), why);
+        for fd in storage.iter() {
+            if let Err(why) = syncfs(fd) {
+                self.failed("the filesystem as a whole".into(), why);
+            }
         }
         let failed = lock(&self.failed).clone();
         let mut dirty = lock(&self.files);
@@ -256,13 +260,15 @@ mod tests {
         let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
         let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
         let dirty = Dirty::default();
-        dirty.begin(&root, Epoch::from_raw(1)).unwrap();
+        let below = || vec![open(OFlags::RDONLY | OFlags::DIRECTORY)];
+        dirty.begin(&root, below(), Epoch::from_raw(1)).unwrap();
         // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
-        let good = lock(&dirty.storage).replace(Arc::new(open(OFlags::PATH | OFlags::DIRECTORY)));
+        let bad = vec![open(OFlags::PATH | OFlags::DIRECTORY), open(OFlags::RDONLY | OFlags::DIRECTORY)];
+        let good = std::mem::replace(&mut *lock(&dirty.storage), Arc::new(bad));
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "as at a deadline");
         *lock(&dirty.storage) = good;
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
-        dirty.begin(&root, Epoch::from_raw(2)).unwrap();
+        dirty.begin(&root, below(), Epoch::from_raw(2)).unwrap();
         assert_eq!(dirty.flush(|_| String::new(), || true), Ok((0, 0)));
     }
 
@@ -273,7 +279,7 @@ mod tests {
         let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
         let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
         let (dirty, node) = (Dirty::default(), nodes.root());
-        dirty.begin(&root, Epoch::from_raw(1)).unwrap();
+        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
         let dirty_now = || lock(&dirty.files).len();
         dirty.wrote(node, 1);
         dirty.flush(|_| String::new(), || true).unwrap();

@@ -39,6 +39,7 @@ use crate::fs::inode::{Node, stat_fd};
 pub use crate::fs::writers::Writer;
 use crate::fs::writers::command_of;
 use crate::gate::{Counts, Gate, Hooks, Outcome, Right, Standing};
+use crate::lower::below::filesystems_below;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, lock};
 
 /// How long a path may take to say whether its guard is dead.
@@ -237,7 +238,8 @@ impl Mount {
             let says = "it needs CAP_SETUID and CAP_SETGID; or mount for this user alone";
             return Err(MountError::System(format!("this daemon cannot act as its callers: {says}")));
         }
-        fs.dirty.begin(&fs.nodes.root().fd, Epoch::ZERO).map_err(lower_bad)?;
+        let root = &fs.nodes.root().fd;
+        fs.dirty.begin(root, filesystems_below(root), Epoch::ZERO).map_err(lower_bad)?;
         let shared = Arc::new(Shared { fs, hooks, expire_only: AtomicBool::new(false), device: std::sync::OnceLock::new() });
         let (device, detached) =
             match (over_dead && !faults.clear_first).then(|| make_detached(&tree_name, allow_other)).flatten() {
@@ -397,7 +399,8 @@ impl Mount {
 
     /// An epoch of ours begins: nothing is dirty yet. Before the gate opens.
     pub fn begin_epoch(&self, epoch: Epoch) -> std::io::Result<()> {
-        self.fs().dirty.begin(&self.fs().nodes.root().fd, epoch).map_err(std::io::Error::from)
+        let root = &self.fs().nodes.root().fd;
+        self.fs().dirty.begin(root, filesystems_below(root), epoch).map_err(std::io::Error::from)
     }
 
     /// Makes durable what was written in this epoch. Blocks, on a thread that may be lost.

@@ -3,6 +3,7 @@
 //! | file | is |
 //! |---|---|
 //! | [`mountinfo`] | the kernel's list of mounts, read |
+//! | [`below`] | the filesystems that are mounted below the root |
 //! | [`fstype`] | what kind of filesystem the lower root lies on, and what is refused there |
 //! | [`inside`] | who is inside the raw tree before the guard covers it |
 //! | [`leftovers`] | what the last holder left behind |
@@ -12,6 +13,7 @@
 //! All of it may hang with the storage (NFS.md): the daemon calls it on threads that may be lost. Nothing here changes a file
 //! below the lower root, so nothing here needs a permit.
 
+pub mod below;
 pub mod checks;
 pub mod fstype;
 pub mod inside;

@@ -26,7 +26,7 @@ pub const BATCH_MAX: usize = 256;
 /// Bytes of commands in one entry: a record must stay below the store's limit, with its framing.
 pub const BATCH_BYTES_MAX: usize = 48 * 1024;
 const _: () = assert!(BATCH_BYTES_MAX + 1024 <= crate::store::VALUE_MAX);
-/// How long an entry waits for more commands, when there is company at all.
+/// How long an entry waits for as many commands as the last one had: whoever was answered together asks again together.
 const LINGER: Duration = Duration::from_millis(1);
 /// An entry that is not applied by then has an unknown outcome; the next one goes on.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
@@ -91,16 +91,16 @@ impl Proposer {
         W: Fn(Batch) -> F + Send + 'static,
         F: Future<Output = Result<Vec<Answer>, ProposeError>> + Send + 'static,
     {
-        Self::with_limit(write, WRITE_LIMIT)
+        Self::with_limits(write, WRITE_LIMIT, LINGER)
     }
 
-    fn with_limit<W, F>(write: W, limit: Duration) -> Self
+    fn with_limits<W, F>(write: W, limit: Duration, linger: Duration) -> Self
     where
         W: Fn(Batch) -> F + Send + 'static,
         F: Future<Output = Result<Vec<Answer>, ProposeError>> + Send + 'static,
     {
         let (queue, inbox) = mpsc::channel(PROPOSALS_MAX + OWN_MAX);
-        tokio::spawn(run(inbox, write, limit));
+        tokio::spawn(run(inbox, write, limit, linger));
         Self { queue, callers: Arc::new(Semaphore::new(PROPOSALS_MAX)), own: Arc::new(Semaphore::new(OWN_MAX)) }
     }
 
@@ -138,13 +138,13 @@ impl Proposer {
     }
 }
 
-async fn run<W, F>(mut inbox: mpsc::Receiver<Ask>, write: W, limit: Duration)
+async fn run<W, F>(mut inbox: mpsc::Receiver<Ask>, write: W, limit: Duration, linger: Duration)
 where
     W: Fn(Batch) -> F,
     F: Future<Output = Result<Vec<Answer>, ProposeError>>,
 {
     let mut carried = None;
-    let mut company = false;
+    let mut last = 1;
     loop {
         let first = match carried.take() {
             Some(ask) => ask,
@@ -153,8 +153,8 @@ where
                 None => return,
             },
         };
-        let asks = gather(first, &mut inbox, &mut carried, company).await;
-        company = asks.len() > 1;
+        let asks = gather(first, &mut inbox, &mut carried, last, linger).await;
+        last = asks.len();
         // Whoever has given up has been told that the outcome is unknown: not to propose it is one of the outcomes.
         let (proposals, replies): (Vec<_>, Vec<_>) =
             asks.into_iter().filter(|ask| !ask.reply.is_closed()).map(|ask| (ask.proposal, ask.reply)).unzip();
@@ -167,15 +167,22 @@ where
     }
 }
 
-/// Takes what is there; with company in the last entry or in this one, waits up to `LINGER` for more.
-async fn gather(first: Ask, inbox: &mut mpsc::Receiver<Ask>, carried: &mut Option<Ask>, company: bool) -> Vec<Ask> {
+/// Takes what is there, and waits up to `linger` until there are as many as `expected`: never for more than came the last time,
+/// since that wait would be longer than the write that it saves.
+async fn gather(
+    first: Ask,
+    inbox: &mut mpsc::Receiver<Ask>,
+    carried: &mut Option<Ask>,
+    expected: usize,
+    linger: Duration,
+) -> Vec<Ask> {
     let mut bytes = first.len;
     let mut asks = vec![first];
-    let until = Instant::now() + LINGER;
+    let until = Instant::now() + linger;
     while asks.len() < BATCH_MAX {
         let next = match inbox.try_recv() {
             Ok(ask) => ask,
-            Err(_) if !company && asks.len() == 1 => break,
+            Err(_) if asks.len() >= expected => break,
             Err(_) => match timeout_at(until, inbox.recv()).await {
                 Ok(Some(ask)) => ask,
                 _ => break,
@@ -244,6 +251,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_entry_waits_for_as_many_as_came_the_last_time_and_for_no_more() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = sizes.clone();
+        let write = move |batch: Batch| {
+            seen.lock().unwrap().push(batch.0.len());
+            async move { Ok(vec![Answer::Done; batch.0.len()]) }
+        };
+        // Whoever waits longer than needed, waits for ever.
+        let proposer = Proposer::with_limits(write, LIMIT, 100 * LIMIT);
+        let one = || proposer.propose(cancel(String::new()), LIMIT);
+        assert_eq!(one().await, Ok(Answer::Done), "one alone waits for nobody");
+        assert_eq!(tokio::join!(one(), one()), (Ok(Answer::Done), Ok(Answer::Done)));
+        assert_eq!(tokio::join!(one(), one()), (Ok(Answer::Done), Ok(Answer::Done)), "nobody waits for a third");
+        let later = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            one().await
+        };
+        assert_eq!(tokio::join!(one(), later), (Ok(Answer::Done), Ok(Answer::Done)));
+        assert_eq!(*sizes.lock().unwrap(), [1, 2, 2, 2]);
+    }
+
+    #[tokio::test]
     async fn an_entry_stays_below_the_stores_limit() {
         let lens = Arc::new(Mutex::new(Vec::new()));
         let seen = lens.clone();
@@ -271,7 +302,7 @@ mod tests {
                 _ => Ok(vec![Answer::Done; batch.0.len()]),
             }
         };
-        let proposer = Proposer::with_limit(write, Duration::from_millis(20));
+        let proposer = Proposer::with_limits(write, Duration::from_millis(20), LINGER);
         let stuck = proposer.propose(cancel("stuck".into()), LIMIT).await.unwrap_err();
         assert!(!stuck.is_definite());
         assert_eq!(proposer.propose(cancel("next".into()), LIMIT).await, Ok(Answer::Done));
@@ -279,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_waits_no_longer_than_its_limit_though_the_queue_is_full_of_those_who_gave_up() {
-        let proposer = Proposer::with_limit(|_: Batch| std::future::pending(), 10 * LIMIT);
+        let proposer = Proposer::with_limits(|_: Batch| std::future::pending(), 10 * LIMIT, LINGER);
         let short = Duration::from_millis(1);
         for _ in 0..PROPOSALS_MAX + OWN_MAX + 2 * BATCH_MAX {
             proposer.propose(cancel(String::new()), short).await.unwrap_err();

@@ -660,6 +660,10 @@ impl TreeSide {
         self.checked = Epoch::ZERO;
         if let Phase::Opening { grant, .. } | Phase::CarryingOut { grant } | Phase::Open { grant, .. } = &self.phase {
             let grant = grant.clone();
+            if !matches!(self.phase, Phase::Opening { .. }) {
+                // It was open: a run may have written. So if it does not open again, that is no give-back (I2).
+                self.written_before = grant.epoch;
+            }
             self.right = None;
             self.lapsed = false;
             self.lock_gone();

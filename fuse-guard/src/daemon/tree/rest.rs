@@ -42,9 +42,12 @@ pub enum Rest {
 }
 
 impl TreeSide {
-    /// This run of the daemon is that incarnation: its numbers are above those of every earlier one.
+    /// This run of the daemon is that incarnation of its session: its numbers are above those of every earlier one, and below
+    /// those of every later one, whatever an earlier session in this run had come to. *Why:* what this run says last is what the
+    /// next one has to exceed. The lower half goes on: no answer to an earlier session's word is taken for one of this.
     pub fn set_incarnation(&mut self, incarnation: u64) {
-        self.rest_number = self.rest_number.max(incarnation << NUMBERS);
+        let counted = self.rest_number & ((1 << NUMBERS) - 1);
+        self.rest_number = incarnation << NUMBERS | counted;
     }
 
     /// Whether the server has been told that nothing is unconfirmed.

@@ -365,6 +365,26 @@ fn rest_is_said_only_after_the_gate_was_shut_and_the_storage_confirmed() {
 }
 
 #[test]
+fn what_a_later_run_of_a_session_says_is_above_what_an_earlier_one_said_though_that_had_had_another_session_before() {
+    let said = |w: &mut World| {
+        w.tree.tell(false);
+        let effects = w.effects();
+        let [Effect::TellRest { number, .. }] = effects[..] else { panic!("{effects:?}") };
+        number
+    };
+    let mut first = World::new();
+    // It resumes a session for the third time, finds it ended, and opens another one.
+    first.tree.set_incarnation(3);
+    let old = said(&mut first);
+    first.tree.set_incarnation(1);
+    let new = said(&mut first);
+    let mut next = World::new();
+    next.tree.set_incarnation(2);
+    assert!(said(&mut next) > new, "the server ignores a number that is not higher, and the gate never opens again");
+    assert_ne!(old & u64::from(u32::MAX), new & u64::from(u32::MAX), "no late answer is taken for another one");
+}
+
+#[test]
 fn a_write_before_rest_was_sent_goes_on_without_a_word() {
     let mut w = World::new();
     w.open(1, 1, 90_000, at(0));
@@ -559,6 +579,20 @@ fn a_mount_made_under_the_lease_is_not_written_through_before_its_marker_is_stam
     w.tree.begin_end(EndRequest::Asked, at(10));
     w.tree.handle_mounted(at(11));
     assert_eq!(w.tree.standing(true).right, Right::Read);
+}
+
+#[test]
+fn i2_a_gate_that_was_open_and_does_not_open_again_is_no_give_back() {
+    let mut w = World::new();
+    w.tree.mounted = false;
+    w.open(1, 1, 90_000, at(0));
+    w.tree.handle_mounted(at(10));
+    w.tree.handle_right(Some(at(90_000)), Some(true), at(11));
+    w.effects();
+    w.tree.handle_opened(Epoch::from_raw(1), Err(Refusal::new(Code::Storage, "the marker is another tree's")), at(12));
+    let effects = w.effects();
+    assert!(effects.iter().any(|e| matches!(e, Effect::SurrenderUnopened { .. })), "{effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::GiveBack { .. })), "{effects:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::super::Ground;
 use super::nodes::Nodes;
 use super::service::{Caller, Service};
-use super::{CALL_LIMIT, HEARTBEAT, LEAST_ELECTION, SESSION};
+use super::{CALL_LIMIT, ETCD_ELECTION, HEARTBEAT, SESSION};
 
 /// How long a question to one node may take.
 const ASK: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ fn command(nodes: &Nodes, node: usize) -> Command {
     command.args(["--listen-peer-urls", &peer(node), "--initial-advertise-peer-urls", &peer(node)]);
     command.args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"]);
     command.args(["--heartbeat-interval", &HEARTBEAT.as_millis().to_string()]);
-    command.args(["--election-timeout", &LEAST_ELECTION.as_millis().to_string()]);
+    command.args(["--election-timeout", &ETCD_ELECTION.as_millis().to_string()]);
     command.args(["--logger", "zap", "--log-level", "error"]);
     command
 }
