@@ -47,7 +47,10 @@ impl Disk {
     /// The power goes before the change that comes after so many more.
     pub fn cut_after(&self, changes: u64) {
         let mut model = self.model();
-        model.dies_at = Some(model.changes + changes);
+        // What is dead stays so.
+        if model.has_power() {
+            model.dies_at = Some(model.changes + changes);
+        }
     }
 
     /// Changes so far; a sync is one.
