@@ -12,6 +12,7 @@
 //!
 //! Locks, permits and the server: those are the guard's. Paths are used only to look *above* a directory.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -211,6 +212,15 @@ pub fn check(found: &Found, expected: Expected<'_>) -> Result<(), Mismatch> {
     match expected.root {
         Some(root) if *root != marker.root => Err(Mismatch::OtherRoot { root: marker.root.clone() }),
         _ => Ok(()),
+    }
+}
+
+/// The same for a side that follows a restored cluster by its user's word: the markers of those that it has grown from are
+/// taken for its own. That the epochs on the storage are lower is seen to with the stamps.
+pub fn check_following(found: &Found, expected: Expected<'_>, accepted: &BTreeSet<ClusterId>) -> Result<(), Mismatch> {
+    match accepted.get(&found.marker.cluster) {
+        Some(predecessor) => check(found, Expected { cluster: predecessor, ..expected }),
+        None => check(found, expected),
     }
 }
 

@@ -201,6 +201,18 @@ pub enum Command {
         /// The greatest epoch found on the storage.
         above: Epoch,
     },
+    /// One piece of another cluster's backup; the last one restores it. Only a cluster without a tree takes it.
+    RestorePiece(RestorePiece),
+    /// The storage has seen greater epochs than this server knows: it is an older copy of what it was. The tree goes on above
+    /// them, and waits as after a restore.
+    RaiseEpoch {
+        /// Which tree.
+        tree: TreeId,
+        /// The greatest epoch found on the storage.
+        above: Epoch,
+        /// Why.
+        reason: String,
+    },
     /// A side tells what happened there, for the history.
     Report {
         /// Under which lease.
@@ -287,6 +299,19 @@ pub struct Release {
     pub to: Option<SideName>,
     /// For the history.
     pub note: String,
+}
+
+/// See [`Command::RestorePiece`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RestorePiece {
+    /// Of the restore: its pieces have the same one.
+    pub id: RequestKey,
+    /// Which piece, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+    /// What stands in it ([`crate::backup::pieces`]).
+    pub text: String,
 }
 
 /// What the state answers to a command. A refused or ignored command leaves it as it was.
@@ -386,11 +411,15 @@ pub enum EventKind {
     Copied,
     /// A side's clock and the server's disagree: its gate was shut until a later renewal.
     ClockDisagrees,
+    /// The tree came out of another cluster's backup.
+    Restored,
+    /// The tree's epoch was lifted by hand.
+    Raised,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [EventKind; 30] = {
+    pub const ALL: [EventKind; 32] = {
         use EventKind::*;
         [
             Granted,
@@ -423,6 +452,8 @@ impl EventKind {
             GateClosed,
             Copied,
             ClockDisagrees,
+            Restored,
+            Raised,
         ]
     };
     /// As in JSON.
@@ -459,6 +490,8 @@ impl EventKind {
             GateClosed => "gate_closed",
             Copied => "copied",
             ClockDisagrees => "clock_disagrees",
+            Restored => "restored",
+            Raised => "raised",
         }
     }
     /// The kind of that name.

@@ -9,8 +9,10 @@
 //! | everything that can be asked of the replicated state, and its answers and events | [`command`] |
 //! | how a tree stands, as others see it | [`tree`] |
 //! | every reason why the answer is no | [`refusal`] |
+//! | a cluster's state as a file | [`backup`] |
 //! | the generated messages, and words to wire and back | [`wire`], [`convert`] |
 
+pub mod backup;
 pub mod clock;
 pub mod command;
 pub mod convert;

@@ -223,4 +223,6 @@ pub struct ClusterStatus {
     pub ttl_min: Ttl,
     /// The longest.
     pub ttl_max: Ttl,
+    /// The clusters whose backups this one has grown from, oldest first (I8).
+    pub predecessors: Vec<ClusterId>,
 }

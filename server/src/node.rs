@@ -76,7 +76,7 @@ impl Node {
         remove_address(&address_file)?;
 
         let fail = FailStop::new();
-        let identity = Identity::open(&dir, config.node_id, &DIRECTORIES)?;
+        let identity = Identity::open_as(&dir, config.node_id, &DIRECTORIES, config.store)?;
         let several = identity.formation.is_some() || !config.peers.is_empty();
         let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone()).await?;
         let consensus = Arc::new(opened);
@@ -215,12 +215,24 @@ impl Node {
     }
 }
 
+/// Makes it, durably: what is synced inside a directory is of no use if a power cut takes the directory's own name.
 fn make_dir(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
+    let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|e| {
         Failure::cannot_create(format!("cannot make the data directory {}: {e}; check the path and who owns it", dir.display()))
-    })
+    })?;
+    if missing.is_empty() {
+        // It may be there since a start that was cut off just here. Who may not read the parent has not made it.
+        let _ = files::sync_dir(dir.parent().unwrap_or(Path::new(".")));
+    }
+    for made in missing {
+        files::sync_dir(made.parent().unwrap_or(Path::new("."))).map_err(|e| {
+            Failure::storage(format!("cannot make the new data directory {} durable: {e}; check the disk", dir.display()))
+        })?;
+    }
+    Ok(())
 }
 
 fn remove_address(path: &Path) -> Result<()> {

@@ -5,6 +5,7 @@
 //! | real processes: servers and sides over one directory, killed and unmounted when the test ends | [`hosts`] |
 //! | a network of hosts, what can befall them, and what must be true afterwards | [`ends`] |
 //! | a stand-in for tools that keep a SQLite database in the tree | [`ledger`] |
+//! | a disk whose power can be cut | [`disk`] |
 //! | a simulated world of clocks, leaders, networks and sides around the pure cores, from one seed | [`world`] |
 //! | measurements, started by `tests/bench` | [`bench`] |
 //!
@@ -12,6 +13,7 @@
 //! `world` drives the cores themselves.
 
 pub mod bench;
+pub mod disk;
 pub mod ends;
 pub mod hosts;
 pub mod ledger;

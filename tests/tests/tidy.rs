@@ -41,7 +41,7 @@ struct Confined {
     why: &'static str,
 }
 
-const CONFINED: [Confined; 5] = [
+const CONFINED: [Confined; 6] = [
     Confined {
         what: "openraft",
         found: |s| s.lines_with("openraft"),
@@ -51,6 +51,12 @@ const CONFINED: [Confined; 5] = [
     Confined {
         what: "sled",
         found: |s| s.lines_with_but("sled", "store::sled"),
+        homes: &["server/src/store"],
+        why: "its durability rules (STACK 2.6) are kept in one place",
+    },
+    Confined {
+        what: "redb",
+        found: |s| s.lines_with_but("redb", "store::redb"),
         homes: &["server/src/store"],
         why: "its durability rules (STACK 2.6) are kept in one place",
     },
@@ -225,9 +231,9 @@ fn a_grpc_server_is_found_however_it_is_imported() {
         "fn f() { tonic::transport::Server::builder(); }",
         "use treelease_proto::wire::lease_server::LeaseServer;",
     ] {
-        assert_eq!((CONFINED[3].found)(&Source::of("x.rs", text)), [1], "{text}");
+        assert_eq!((CONFINED[4].found)(&Source::of("x.rs", text)), [1], "{text}");
     }
-    assert!((CONFINED[3].found)(&Source::of("x.rs", "use crate::Server; use tonic::Status;")).is_empty());
+    assert!((CONFINED[4].found)(&Source::of("x.rs", "use crate::Server; use tonic::Status;")).is_empty());
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn status() -> ClusterStatus {
         sessions: vec![],
         ttl_min: Ttl::MIN,
         ttl_max: Ttl::MAX,
+        predecessors: vec![],
     }
 }
 

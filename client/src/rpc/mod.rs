@@ -31,6 +31,7 @@ use crate::words::time::Ttl;
 use crate::words::wire;
 use crate::words::wire::lease_client::LeaseClient;
 
+mod backup;
 mod endpoint;
 mod failed;
 mod status;

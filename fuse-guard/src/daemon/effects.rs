@@ -240,6 +240,7 @@ impl Daemon {
             grant: grant.clone(),
             session,
             cluster,
+            accepted: self.file.accepted.clone(),
             endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
             checks: tree.side.policy.checks.clone(),
             scratch: self.config.state_dir.clone(),

@@ -254,6 +254,9 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (tree_name(), tree_id(), root(), text(), text(), epoch()).prop_map(|(name, tree, root, reason, from_cluster, above)| {
             Command::Takeover { name, tree, root, reason, from_cluster, above }
         }),
+        (request_key(), any::<u32>(), any::<u32>(), text())
+            .prop_map(|(id, index, count, text)| Command::RestorePiece(RestorePiece { id, index, count, text })),
+        (tree_id(), epoch(), text()).prop_map(|(tree, above, reason)| Command::RaiseEpoch { tree, above, reason }),
         (lease(), event_kind(), text(), any::<u64>()).prop_map(|(lease, event, reason, count)| Command::Report {
             lease,
             event,
@@ -317,9 +320,9 @@ pub(super) fn cluster_status() -> impl Strategy<Value = ClusterStatus> {
         ttl,
         since,
     });
-    let lists = (vec(tree_status(), 0..3), vec(session, 0..3));
+    let lists = (vec(tree_status(), 0..3), vec(session, 0..3), vec(cluster_id(), 0..3));
     (cluster_id(), any::<u64>(), of(1..u64::MAX), any::<u32>(), any::<[bool; 2]>(), lists, ttl(), ttl()).prop_map(
-        |(cluster, revision, leader, nodes, [quorum, secure], (trees, sessions), ttl_min, ttl_max)| ClusterStatus {
+        |(cluster, revision, leader, nodes, [quorum, secure], (trees, sessions, predecessors), ttl_min, ttl_max)| ClusterStatus {
             cluster,
             revision,
             leader,
@@ -330,6 +333,7 @@ pub(super) fn cluster_status() -> impl Strategy<Value = ClusterStatus> {
             sessions,
             ttl_min,
             ttl_max,
+            predecessors,
         },
     )
 }

@@ -5,7 +5,8 @@ use super::{
     BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire,
     pairs_to_wire, path, present, say, say_path, text, ttl,
 };
-use crate::command::{Acquire, Command, Leadership, LeaseRef, OpenSession, Release, Resume};
+use crate::backup::PIECE_MAX;
+use crate::command::{Acquire, Command, Leadership, LeaseRef, OpenSession, Release, RestorePiece, Resume};
 use crate::epoch::Epoch;
 use crate::wire;
 use crate::wire::command::Kind;
@@ -109,6 +110,15 @@ impl From<&Command> for wire::Command {
                 from_cluster: say(from_cluster),
                 above_epoch: above.get(),
             }),
+            Command::RestorePiece(piece) => Kind::RestorePiece(wire::RestorePiece {
+                id: piece.id.to_string(),
+                index: piece.index,
+                count: piece.count,
+                text: piece.text.clone(),
+            }),
+            Command::RaiseEpoch { tree, above, reason } => {
+                Kind::RaiseEpoch(wire::RaiseEpoch { tree: tree.to_string(), above_epoch: above.get(), reason: say(reason) })
+            }
             Command::Report { lease, event, reason, count } => Kind::Report(wire::Report {
                 tree: lease.tree.to_string(),
                 session: lease.session.to_string(),
@@ -190,6 +200,20 @@ impl TryFrom<wire::Command> for Command {
                 reason: text("reason", c.reason)?,
                 from_cluster: text("from_cluster", c.from_cluster)?,
                 above: Epoch::from_raw(c.above_epoch),
+            },
+            Kind::RestorePiece(c) if c.text.len() > PIECE_MAX => {
+                return Err(BadMessage::new(
+                    "text",
+                    format!("a piece has {} bytes; at most {PIECE_MAX} are taken", c.text.len()),
+                ));
+            }
+            Kind::RestorePiece(c) => {
+                Command::RestorePiece(RestorePiece { id: id("id", &c.id)?, index: c.index, count: c.count, text: c.text })
+            }
+            Kind::RaiseEpoch(c) => Command::RaiseEpoch {
+                tree: id("tree", &c.tree)?,
+                above: Epoch::from_raw(c.above_epoch),
+                reason: text("reason", c.reason)?,
             },
             Kind::Report(c) => Command::Report {
                 lease: lease(&c.tree, &c.session, c.epoch)?,

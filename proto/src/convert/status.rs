@@ -1,9 +1,12 @@
 //! What a node says about itself: sessions and the whole cluster.
 
-use super::{BadMessage, Out, each, id, say, text, ttl};
+use super::{BadMessage, Out, each, few, id, say, text, ttl};
 use crate::time::WallTime;
 use crate::tree::{ClusterStatus, SessionStatus};
 use crate::wire;
+
+/// Most clusters that one has grown from: a restore is a rare thing.
+const PREDECESSORS_MAX: usize = 1_000;
 
 impl From<&SessionStatus> for wire::SessionInfo {
     fn from(s: &SessionStatus) -> Self {
@@ -44,6 +47,7 @@ impl From<&ClusterStatus> for wire::StatusAnswer {
             sessions: c.sessions.iter().map(Into::into).collect(),
             ttl_min_ms: c.ttl_min.as_millis(),
             ttl_max_ms: c.ttl_max.as_millis(),
+            predecessors: c.predecessors.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -62,6 +66,10 @@ impl TryFrom<wire::StatusAnswer> for ClusterStatus {
             sessions: each("status.sessions", c.sessions)?,
             ttl_min: ttl(c.ttl_min_ms),
             ttl_max: ttl(c.ttl_max_ms),
+            predecessors: few("status.predecessors", c.predecessors, PREDECESSORS_MAX)?
+                .iter()
+                .map(|cluster| id("status.predecessors", cluster))
+                .collect::<Out<_>>()?,
         })
     }
 }

@@ -115,6 +115,7 @@ impl Service {
             sessions: state.session_statuses(),
             ttl_min,
             ttl_max,
+            predecessors: state.predecessors().to_vec(),
         };
         drop(state);
         wire::StatusAnswer::from(&status)

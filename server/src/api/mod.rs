@@ -5,6 +5,7 @@
 //! | Do, Status, History | `lease` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
 //! | Watch | `watch` |
+//! | Backup | `backup` |
 //! | who may call | [`auth`] |
 //! | what other nodes ask; calls to the leader | `peers` |
 //!
@@ -16,6 +17,7 @@
 //! It decides nothing about leases.
 
 pub mod auth;
+mod backup;
 mod lease;
 pub mod nonce;
 mod peers;
@@ -88,12 +90,19 @@ pub(crate) struct Service {
     api: Api,
     nonces: Mutex<Nonces>,
     watches: Arc<Semaphore>,
+    /// One at a time.
+    backups: Arc<Semaphore>,
 }
 
 /// Serves until `api.closing`.
 pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: FailStop) {
     let closing = api.closing.clone();
-    let service = Service { api, nonces: Mutex::new(Nonces::default()), watches: Arc::new(Semaphore::new(WATCHES_MAX)) };
+    let service = Service {
+        api,
+        nonces: Mutex::new(Nonces::default()),
+        watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        backups: Arc::new(Semaphore::new(1)),
+    };
     let service = Arc::new(service);
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
@@ -147,6 +156,13 @@ impl wire::lease_server::Lease for Service {
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<watch::Watch>, Status> {
         self.ready()?;
         self.start_watch(request.into_inner()).map(Response::new)
+    }
+
+    type BackupStream = backup::Backup;
+
+    async fn backup(&self, _: Request<wire::BackupRequest>) -> Result<Response<backup::Backup>, Status> {
+        self.ready()?;
+        self.start_backup().await.map(Response::new)
     }
 }
 

@@ -52,7 +52,6 @@ use crate::config::Token;
 use crate::failure::{FailStop, Failure, Result};
 use crate::lease::State;
 use crate::store::identity::{Identity, Member, damaged_dir};
-use crate::store::sled::SledBackend;
 use crate::store::snapshot::SnapshotDir;
 use crate::store::writer::Writer;
 use crate::store::{Backend, Counts};
@@ -155,7 +154,9 @@ impl Consensus {
         let peers = Arc::new(Peers::new(identity));
         let network = Network::new(peers.clone(), token, pace.heartbeat);
         let broken = |e: std::io::Error| storage_failure(dir, &e);
-        let mut backend = SledBackend::open(&dir.join("log")).map_err(broken)?;
+        let (log_dir, kind) = (dir.join("log"), identity.store);
+        let opened = if identity.is_unfinished() { kind.open_unfinished(&log_dir) } else { kind.open(&log_dir) };
+        let mut backend = opened.map_err(broken)?;
         let counts = backend.counts();
         let recovered = Recovered::read(backend.load().map_err(broken)?).map_err(broken)?;
         let snapshots = SnapshotDir::open(&dir.join("snapshots")).map_err(broken)?;

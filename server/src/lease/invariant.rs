@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use treelease_proto::command::{Command, Leadership};
+use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{NodeId, TreeId};
 use treelease_proto::policy::Fence;
 use treelease_proto::time::Ttl;
@@ -94,6 +95,11 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
 /// I1 and I2 of one step: what `command` did to a tree, under which leadership.
 pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Option<(Leadership, NodeId)>) -> Verdict {
     let name = &before.name;
+    if let Command::RaiseEpoch { above, .. } = command
+        && after.last_epoch != before.last_epoch
+    {
+        return raised(before, after, *above);
+    }
     let granted = after.last_epoch != before.last_epoch;
     must(!granted || after.last_epoch.get() == before.last_epoch.get() + 1, || {
         format!("{name}: I1: from epoch {} to {}", before.last_epoch, after.last_epoch)
@@ -180,6 +186,21 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
             must(passes, || format!("{name}: I2: it passed on without its fence"))
         }
         (from, to) => Err(format!("{name}: there is no way from {from:?} to {to:?}")),
+    }
+}
+
+/// Lifted by hand: above what was, without a holder, without a run that goes on, and with all waits ahead of it.
+fn raised(before: &Tree, after: &Tree, above: Epoch) -> Verdict {
+    let name = &before.name;
+    must(after.last_epoch == above && above > before.last_epoch, || format!("{name}: I1: raised to {}", after.last_epoch))?;
+    must(before.held().is_none(), || format!("{name}: I2: raised under its holder"))?;
+    match &after.state {
+        TreeState::Cooling(cooling) => {
+            let waits = cooling.length >= before.policy.grace.saturating_add(Ttl::MIN.get());
+            let right = cooling.ended.how == How::Restored && cooling.ended.active && cooling.ended.marker.is_none();
+            must(waits && right && after.run.is_none(), || format!("{name}: I2: raised without its waits"))
+        }
+        state => Err(format!("{name}: I2: raised, and then {state:?}")),
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `registry` | trees, roots, policy |
+//! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
 //! | `history`, `replay` | the audit ring; a retry does nothing twice |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
@@ -27,6 +28,7 @@ pub mod invariant;
 mod queue;
 mod registry;
 mod replay;
+pub mod restore;
 mod session;
 mod status;
 #[cfg(test)]
@@ -104,6 +106,12 @@ pub struct State {
     /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
     #[serde(default)]
     copied_boots: VecDeque<String>,
+    /// The clusters whose backups this one has grown from, oldest first (I8).
+    #[serde(default)]
+    predecessors: Vec<ClusterId>,
+    /// A backup that comes in.
+    #[serde(default)]
+    restoring: Option<restore::Upload>,
     /// One more whenever something changes that a leader times: a session, its TTL, its incarnation, a cooling.
     timed: u64,
     history: Histories,
@@ -136,6 +144,8 @@ impl State {
             sides: BTreeMap::new(),
             cooling: BTreeSet::new(),
             copied_boots: VecDeque::new(),
+            predecessors: Vec::new(),
+            restoring: None,
             timed: 0,
             history: Histories::default(),
             replay: Replay::default(),
@@ -215,6 +225,8 @@ impl State {
                 let new = registry::NewTree { name, tree, root: Some(root) };
                 self.takeover(new, reason, from_cluster, *above, context)
             }
+            Command::RestorePiece(piece) => self.restore_piece(piece, context),
+            Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
         }
     }
@@ -250,7 +262,7 @@ impl State {
     /// The trees that a command can change: what to settle and to check afterwards.
     fn touched_by(&self, command: &Command) -> Vec<TreeId> {
         match command {
-            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) => Vec::new(),
+            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) | Command::RestorePiece(_) => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),
@@ -274,6 +286,7 @@ impl State {
             | Command::AddTree { tree, .. }
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
+            | Command::RaiseEpoch { tree, .. }
             | Command::Takeover { tree, .. } => vec![tree.clone()],
         }
     }

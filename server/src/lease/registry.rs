@@ -16,7 +16,7 @@ use super::{MAX_TREES, State, Tree, no_such_tree, refuse};
 
 /// The greatest epoch that is believed when it is found on a storage: no counter gets there by counting, and the next ones
 /// must still fit.
-const EPOCH_BELIEVED: u64 = 1 << 62;
+pub(super) const EPOCH_BELIEVED: u64 = 1 << 62;
 
 /// What a new tree is called and where it lies.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +99,8 @@ impl State {
     }
 
     fn insert(&mut self, new: NewTree, policy: Policy) -> &mut Tree {
+        // A cluster with a tree takes no backup.
+        self.restoring = None;
         let root = new.root.map(live);
         if let Some(root) = &root {
             self.roots.insert(root.id.clone(), new.tree.clone());

@@ -105,6 +105,8 @@ pub enum How {
     Copied,
     /// Under another cluster, of which nothing is known.
     Takeover,
+    /// Under a server of which this one has grown from an older copy: who was granted it since is unknown.
+    Restored,
 }
 
 /// See [`TreeState::Cooling`].

@@ -18,8 +18,7 @@ mod server;
 mod side;
 mod violation;
 
-pub(crate) use cluster::free_ports;
-pub use cluster::{Cluster, Pace};
+pub use cluster::{Cluster, Pace, free_ports};
 pub use host::Host;
 pub use output::{Done, finish};
 pub use processes::{Signal, signal};

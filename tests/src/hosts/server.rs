@@ -26,6 +26,13 @@ impl Server {
         server
     }
 
+    /// The same at an address where another one was.
+    pub fn start_at(dir: PathBuf, address: &str) -> Server {
+        let mut server = Server { dir, address: address.into(), child: None };
+        server.restart();
+        server
+    }
+
     /// How it is started.
     pub fn command(dir: &Path, listen: &str) -> Command {
         let mut command = Command::new(executable("treelease-server"));

@@ -16,6 +16,7 @@ mod reasons;
 mod registry;
 mod repeating;
 mod resting;
+mod restoring;
 mod sessions;
 mod witnessing;
 

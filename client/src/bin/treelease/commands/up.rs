@@ -314,7 +314,10 @@ fn plan(wish: &Wish, name: TreeName, found: Option<&Found>, served: &Served) -> 
     }
     let live = tree.roots.iter().find(|r| r.state == RootState::Live).map(|r| &r.id);
     let expected = Expected { cluster: &status.cluster, tree: &tree.id, root: live };
-    marker::check(found, expected).map_err(|mismatch| marker::mismatch_failure(&wish.lower, found, &mismatch))?;
+    // A predecessor's marker is the daemon's to take or not.
+    let before = status.predecessors.iter().cloned().collect();
+    marker::check_following(found, expected, &before)
+        .map_err(|mismatch| marker::mismatch_failure(&wish.lower, found, &mismatch))?;
     Ok(Plan::Known(tree.name.clone()))
 }
 

@@ -2,6 +2,7 @@
 
 mod add;
 mod list;
+mod raise_epoch;
 mod set;
 mod show;
 mod takeover;
@@ -27,6 +28,7 @@ enum TreeCommand {
     List(list::ListArgs),
     Show(show::ShowArgs),
     Takeover(takeover::TakeoverArgs),
+    RaiseEpoch(raise_epoch::RaiseEpochArgs),
 }
 
 /// Carries it out.
@@ -37,6 +39,7 @@ pub async fn run(ctx: &Ctx, args: TreeArgs) -> Result<u8, Failure> {
         TreeCommand::List(args) => list::run(ctx, args).await,
         TreeCommand::Show(args) => show::run(ctx, args).await,
         TreeCommand::Takeover(args) => takeover::run(ctx, args).await,
+        TreeCommand::RaiseEpoch(args) => raise_epoch::run(ctx, args).await,
     }
 }
 
