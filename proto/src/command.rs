@@ -160,6 +160,56 @@ pub enum Command {
         /// Why that is sure.
         reason: String,
     },
+    /// An agent is about to be run. Only the leader that runs it proposes it; ignored under another leadership, and when it is not
+    /// wanted (any more).
+    FenceAttempt {
+        /// Which.
+        attempt: AttemptRef,
+        /// What the agent is to do.
+        verb: Verb,
+        /// Its name in the servers' configuration.
+        agent: String,
+        /// How long it may take, in milliseconds; then it is killed.
+        deadline_ms: u64,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// How an attempt ended. Only the leader that ran it proposes it; ignored under another leadership or number.
+    FenceResult {
+        /// Which.
+        attempt: AttemptRef,
+        /// How.
+        outcome: Outcome,
+        /// The agent's last words, for the history.
+        detail: String,
+        /// Under which leadership it was run.
+        decided_under: Leadership,
+    },
+    /// The deadline of an attempt of an earlier leadership has passed in full: nothing of it acts any more. As `ExpireSession`.
+    FenceLapsed {
+        /// Which.
+        attempt: AttemptRef,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// Does this attempt still stand? An agent asks right before it acts. Changes nothing; logged, so that a quorum answers.
+    FenceStands {
+        /// Which.
+        attempt: AttemptRef,
+    },
+    /// An operator vouches that nothing of what a fenced side had written can come any more: it may have its access back.
+    Unfence {
+        /// Which tree.
+        tree: TreeId,
+        /// Who.
+        side: SideName,
+        /// Of the lease after which it was fenced.
+        epoch: Epoch,
+        /// Why that is sure.
+        reason: String,
+        /// It has its access back already; no agent is run.
+        by_hand: bool,
+    },
     /// Registers a tree.
     AddTree {
         /// Its name; taken: refused (`config`).
@@ -223,6 +273,70 @@ pub struct LeaseRef {
     pub session: SessionId,
     /// Which grant.
     pub epoch: Epoch,
+}
+
+/// Names an attempt of a fence agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptRef {
+    /// On which tree.
+    pub tree: TreeId,
+    /// Against whom.
+    pub side: SideName,
+    /// Whose unclean end.
+    pub epoch: Epoch,
+    /// From 1; both verbs are counted.
+    pub number: u32,
+}
+
+/// What an agent is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Make sure that nothing of the side's writes reaches the storage any more.
+    Fence,
+    /// Give it its access back.
+    Unfence,
+}
+
+impl Verb {
+    /// As an agent reads it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Verb::Fence => "fence",
+            Verb::Unfence => "unfence",
+        }
+    }
+    /// The verb of that name.
+    pub fn parse(s: &str) -> Option<Verb> {
+        [Verb::Fence, Verb::Unfence].into_iter().find(|v| v.as_str() == s)
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did what it was to do.
+    Succeeded,
+    /// It certainly did nothing.
+    Untouched,
+    /// It did not succeed, and may have done something.
+    Failed,
+}
+
+impl Outcome {
+    /// On the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Succeeded => "succeeded",
+            Outcome::Untouched => "untouched",
+            Outcome::Failed => "failed",
+        }
+    }
+    /// The outcome of that name.
+    pub fn parse(s: &str) -> Option<Outcome> {
+        [Outcome::Succeeded, Outcome::Untouched, Outcome::Failed].into_iter().find(|o| o.as_str() == s)
+    }
 }
 
 /// See [`Command::OpenSession`].

@@ -16,6 +16,7 @@ use treelease_proto::time::parse_duration;
 
 use crate::consensus::Pace;
 use crate::failure::{Failure, Result};
+use crate::fencing::agents::{Agents, Written};
 use crate::formation::MEMBERS_MAX;
 
 /// Where a node listens if nothing is said.
@@ -90,15 +91,7 @@ struct File {
     admin: Option<String>,
     token_file: Option<PathBuf>,
     #[serde(default)]
-    fence: std::collections::BTreeMap<String, FenceAgent>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code)] // Read so that a wrong key is named; agents come in a later version.
-struct FenceAgent {
-    command: toml::Value,
-    deadline: Option<String>,
+    fence: BTreeMap<String, Written>,
 }
 
 /// A node's configuration, checked.
@@ -118,6 +111,10 @@ pub struct Config {
     pub admin: Vec<SocketAddr>,
     /// The token that every caller must show.
     pub token: Option<Token>,
+    /// Where it was read from, for fence agents that ask this node.
+    pub token_file: Option<PathBuf>,
+    /// The fence agents of this node.
+    pub agents: Agents,
     /// The pace of the agreement.
     pub pace: Pace,
 }
@@ -154,6 +151,8 @@ impl Config {
             peers: BTreeMap::new(),
             admin: Vec::new(),
             token: None,
+            token_file: None,
+            agents: Agents::default(),
             pace: Pace::default(),
         }
     }
@@ -197,8 +196,11 @@ impl Config {
         }
         let pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
         let admin = flags.admin.or(file.admin).map(|text| resolve("admin", &text)).transpose()?.unwrap_or_default();
-        let token = flags.token_file.or(file.token_file).as_deref().map(read_token).transpose()?;
-        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, pace })
+        let token_file = flags.token_file.or(file.token_file);
+        let token = token_file.as_deref().map(read_token).transpose()?;
+        let token_file = token_file.and_then(|file| std::path::absolute(file).ok());
+        let agents = Agents::check(file.fence).map_err(Failure::config)?;
+        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, token_file, agents, pace })
     }
 }
 
@@ -208,11 +210,6 @@ fn not_yet(flags: &Flags, file: &File) -> Result<()> {
         None | Some("sled") => {}
         Some("redb") => return Err(Failure::config("--store redb is not in this version; use --store sled, the default")),
         Some(other) => return Err(Failure::config(format!("--store {other}: there is no such store; use sled"))),
-    }
-    if let Some(name) = file.fence.keys().next() {
-        return Err(Failure::config(format!(
-            "[fence.{name}]: fence agents are not in this version; leave the table out and use fence=manual or fence=none"
-        )));
     }
     Ok(())
 }

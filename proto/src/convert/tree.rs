@@ -9,7 +9,7 @@ use super::{
 };
 use crate::epoch::{Epoch, RunStart};
 use crate::time::WallTime;
-use crate::tree::{Holder, Root, RootState, StateName, TreeStatus, Waiter};
+use crate::tree::{FencedSide, Holder, Root, RootState, StateName, TreeStatus, Waiter};
 use crate::wire;
 
 impl From<&Root> for wire::Root {
@@ -86,6 +86,25 @@ impl TryFrom<wire::Waiter> for Waiter {
     }
 }
 
+impl From<&FencedSide> for wire::FencedSide {
+    fn from(f: &FencedSide) -> Self {
+        Self { side: f.side.to_string(), epoch: f.epoch.get(), agent: say(&f.agent), acting: f.acting, unfencing: f.unfencing }
+    }
+}
+
+impl TryFrom<wire::FencedSide> for FencedSide {
+    type Error = BadMessage;
+    fn try_from(f: wire::FencedSide) -> Out<Self> {
+        Ok(Self {
+            side: id("fenced.side", &f.side)?,
+            epoch: Epoch::from_raw(f.epoch),
+            agent: text("fenced.agent", f.agent)?,
+            acting: f.acting,
+            unfencing: f.unfencing,
+        })
+    }
+}
+
 impl From<&TreeStatus> for wire::Tree {
     fn from(t: &TreeStatus) -> Self {
         Self {
@@ -110,6 +129,7 @@ impl From<&TreeStatus> for wire::Tree {
             declined: cut(&t.declined, SENTENCE_MAX),
             run_side: or_empty(t.run_side.as_ref()),
             witness: t.witness.as_ref().map(Into::into),
+            fenced: t.fenced.iter().map(Into::into).collect(),
         }
     }
 }
@@ -139,6 +159,7 @@ impl TryFrom<wire::Tree> for TreeStatus {
             ended_side: optional_id("tree.ended_side", &t.ended_side)?,
             declined: sentence("tree.declined", t.declined)?,
             witness: marker_lock(t.witness)?,
+            fenced: each("tree.fenced", t.fenced)?,
         })
     }
 }

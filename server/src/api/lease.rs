@@ -67,6 +67,13 @@ impl Service {
             let refusal = Refusal::new(Code::Denied, format!("only a server proposes `{name}`"));
             return Ok(Ok(self.answer(&Answer::Refused(refusal))));
         }
+        if let Some(name) = self.api.runner.agents().unknown_in(&command) {
+            // The leader would run it, so its configuration counts.
+            if !self.api.consensus.leads() {
+                return Ok(Err(ProposeError::NotLeading { leader: self.api.consensus.leader_elsewhere() }));
+            }
+            return Ok(Ok(self.answer(&Answer::Refused(self.no_such_agent(name)))));
+        }
         let actor = request.actor.chars().take(TEXT_MAX).collect();
         let proposal = Proposal { request_key, actor, at: self.api.clock.wall(), command };
         let answer = self.api.consensus.propose(proposal, limit).await;
@@ -74,6 +81,14 @@ impl Service {
             self.api.counts.commands.add();
         }
         Ok(answer.map(|answer| self.answer(&answer)))
+    }
+
+    fn no_such_agent(&self, name: &str) -> Refusal {
+        let (node, names) = (self.api.consensus.node(), self.api.runner.agents().names());
+        let why = format!(
+            "no fence agent is configured under the name `{name}` on node {node}, which leads (it has: {names}): give every node              [fence.{name}] in its configuration, or use fence=manual or fence=none"
+        );
+        Refusal::new(Code::Config, why)
     }
 
     async fn catch_up(&self, revision: u64, until: Instant) {
@@ -169,6 +184,9 @@ fn servers_own(command: &Command) -> Option<&'static str> {
         Command::ExpireSession { .. } => Some("expire_session"),
         Command::EndCopied { .. } => Some("end_copied"),
         Command::EndGrace { .. } => Some("end_grace"),
+        Command::FenceAttempt { .. } => Some("fence_attempt"),
+        Command::FenceResult { .. } => Some("fence_result"),
+        Command::FenceLapsed { .. } => Some("fence_lapsed"),
         Command::Found { .. } => Some("found"),
         _ => None,
     }

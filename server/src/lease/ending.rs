@@ -3,7 +3,7 @@
 //! It promises that a tree leaves `Held` only by the holder's own word, by an expiry that the present leadership decided, or
 //! by the proof that two machines renew one session, or by an operator's break of the very epoch that he looked at; and that
 //! it leaves `Cooling` and `Fencing` only when the time has passed under one leadership and the fence that the policy asks for
-//! is done, or the storage is a witness of the old holder's end, or when an operator vouches.
+//! is done (by an agent: `fencing`), or the storage is a witness of the old holder's end, or when an operator vouches.
 
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ impl State {
                     }
                     Some(session) if *session == lease.session => {
                         return refuse(Code::Usage, format!("{side} has {name} already; name another side"));
+                    }
+                    Some(_) if self.trees[&lease.tree].is_fenced(side) => {
+                        let why = self.trees[&lease.tree].fenced_words(side);
+                        return refuse(Code::Busy, format!("{why}; {name} is still yours"));
                     }
                     Some(session) => Some(session.clone()),
                 },
@@ -237,8 +241,9 @@ impl State {
         };
         let whose = who(tree);
         if active && tree.policy.fence != Fence::None && !skip_fence {
-            let agent = match &tree.policy.fence {
-                Fence::Exec(name) => format!(" (fence agents like `{name}` come with a later version)"),
+            let agent = match (&tree.policy.fence, tree.ended().and_then(|ended| ended.side.as_ref())) {
+                (Fence::Exec(agent), Some(_)) => format!("the fence agent `{agent}`, which is run when another side waits, or "),
+                (Fence::Exec(agent), None) => format!("(whom to fence is not known, so `{agent}` is not run) "),
                 _ => String::new(),
             };
             let witness = match tree.ended().is_some_and(|ended| ended.marker.is_some()) {
@@ -247,7 +252,7 @@ impl State {
             };
             let why = format!(
                 "{whose}'s lease ended unclean at epoch {epoch} with writes that may be unconfirmed: \
-                 needs `treelease fence confirm {} --epoch {epoch} --reason …`{agent}{witness}",
+                 needs {agent}`treelease fence confirm {} --epoch {epoch} --reason …`{witness}",
                 tree.name
             );
             tree.fence(why.clone());

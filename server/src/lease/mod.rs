@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
+//! | `fencing` | fence agents: attempts, their ends, and the sides that were fenced |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `registry` | trees, roots, policy |
@@ -22,6 +23,7 @@
 
 mod acquire;
 mod ending;
+mod fencing;
 mod history;
 pub mod invariant;
 mod queue;
@@ -44,6 +46,7 @@ use treelease_proto::time::{Ttl, WallTime};
 use history::{Context, Histories};
 use replay::Replay;
 
+pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
 pub use session::Session;
 pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
@@ -101,6 +104,9 @@ pub struct State {
     sides: BTreeMap<SideName, SessionId>,
     /// Index: the trees that are cooling, so that the leader's timers need not look at all trees.
     cooling: BTreeSet<TreeId>,
+    /// Index: the trees that are fencing or have a fenced side, for the same reason.
+    #[serde(default)]
+    fences: BTreeSet<TreeId>,
     /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
     #[serde(default)]
     copied_boots: VecDeque<String>,
@@ -135,6 +141,7 @@ impl State {
             sessions: BTreeMap::new(),
             sides: BTreeMap::new(),
             cooling: BTreeSet::new(),
+            fences: BTreeSet::new(),
             copied_boots: VecDeque::new(),
             timed: 0,
             history: Histories::default(),
@@ -150,7 +157,13 @@ impl State {
         // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
         let replayed = !matches!(
             command,
-            Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+            Command::Lead { .. }
+                | Command::ExpireSession { .. }
+                | Command::EndCopied { .. }
+                | Command::EndGrace { .. }
+                | Command::FenceAttempt { .. }
+                | Command::FenceResult { .. }
+                | Command::FenceLapsed { .. }
         );
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
@@ -168,6 +181,7 @@ impl State {
         let answer = self.carry_out(entry.index, command, &mut context);
         for tree in &touched {
             self.settle(tree, &mut context);
+            self.index_fences(tree);
         }
         let mut events = context.into_events();
         for event in &mut events {
@@ -207,6 +221,18 @@ impl State {
             Command::Witnessed { tree, epoch, attempt, session, marker } => {
                 let witness = ending::Witness { tree, epoch: *epoch, attempt: *attempt, session, marker };
                 self.witnessed(witness, context)
+            }
+            Command::FenceAttempt { attempt, verb, agent, deadline_ms, decided_under } => {
+                let deadline = std::time::Duration::from_millis(*deadline_ms);
+                self.fence_attempt(attempt, *verb, agent, deadline, *decided_under, context)
+            }
+            Command::FenceResult { attempt, outcome, detail, decided_under } => {
+                self.fence_result(attempt, *outcome, detail, *decided_under, context)
+            }
+            Command::FenceLapsed { attempt, decided_under } => self.fence_lapsed(attempt, *decided_under, context),
+            Command::FenceStands { attempt } => self.fence_stands(attempt),
+            Command::Unfence { tree, side, epoch, reason, by_hand } => {
+                self.unfence(tree, side, *epoch, reason, *by_hand, context)
             }
             Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
             Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
@@ -266,7 +292,12 @@ impl State {
             | Command::Active { lease, .. }
             | Command::Decline { lease, .. }
             | Command::Report { lease, .. } => vec![lease.tree.clone()],
+            Command::FenceAttempt { attempt, .. }
+            | Command::FenceResult { attempt, .. }
+            | Command::FenceLapsed { attempt, .. }
+            | Command::FenceStands { attempt } => vec![attempt.tree.clone()],
             Command::EndGrace { tree, .. }
+            | Command::Unfence { tree, .. }
             | Command::Cancel { tree, .. }
             | Command::Break { tree, .. }
             | Command::FenceConfirm { tree, .. }

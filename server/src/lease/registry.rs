@@ -1,12 +1,13 @@
 //! Trees, their roots and their policy.
 //!
 //! It promises that a name, and a root, belong to one tree; that a tree has at most one live root (I8 rests on it); and that
-//! a policy is changed as a whole or not at all. Whether a root's marker agrees is for the side that sees the storage.
+//! a policy is changed as a whole or not at all. Whether a root's marker agrees is for the side that sees the storage; whether there
+//! is an agent of the name that a policy gives is for the leader that knows its configuration (`crate::api`).
 
 use treelease_proto::command::{Answer, Event, EventKind};
 use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{TreeId, TreeName};
-use treelease_proto::policy::{Fence, Policy};
+use treelease_proto::policy::Policy;
 use treelease_proto::refusal::Code;
 use treelease_proto::tree::{Root, RootState};
 
@@ -66,7 +67,8 @@ impl State {
         // At least 1, so that `fence confirm` has an epoch to name: 0 means none.
         tree.last_epoch = above.max(Epoch::from_raw(1));
         let how = How::Takeover;
-        let ended = Ended { epoch: tree.last_epoch, side: None, session: None, place: None, active: true, how, marker: None };
+        let (epoch, host) = (tree.last_epoch, String::new());
+        let ended = Ended { epoch, side: None, host, session: None, place: None, active: true, how, marker: None };
         let length = length.saturating_add(tree.policy.grace);
         let why =
             format!("waits for the largest TTL and grace after the takeover from cluster {from} at epoch {}", tree.last_epoch);
@@ -152,10 +154,5 @@ fn changed(old: &Policy, pairs: &[(String, String)]) -> Result<Policy, String> {
     for (key, value) in pairs {
         policy.set(key, value).map_err(|bad| bad.to_string())?;
     }
-    match &policy.fence {
-        Fence::Exec(name) if policy.fence != old.fence => Err(format!(
-            "no fence agent is configured under the name `{name}`; use fence=manual or fence=none (agents come with a later version)"
-        )),
-        _ => Ok(policy),
-    }
+    Ok(policy)
 }
