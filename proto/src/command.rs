@@ -1,12 +1,14 @@
-//! Everything that can be asked of the replicated state, what it answers, and what can have happened.
+//! Everything that can be asked of the replicated state, and what it answers. What can have happened then: [`crate::event`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, RunStart};
+pub use crate::event::{Event, EventKind};
+pub use crate::fence::{AttemptRef, Outcome, Verb};
 use crate::id::{ClusterId, MarkerLock, NodeId, Place, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
 use crate::refusal::Refusal;
 use crate::time::{Ttl, WallTime};
-use crate::tree::{End, Holder, Root};
+use crate::tree::{End, Holder, Root, RootState};
 
 /// The number of a leadership: the log index of its `Lead` entry. Not the term: one term can have several leaders, and a
 /// restarted node leads on in its own (DESIGN 3).
@@ -39,6 +41,16 @@ pub enum Command {
     ExpireSession {
         /// Which.
         session: SessionId,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// A session's lower time to live has been answered for a full old one: the server waits no longer than that from now on. As
+    /// `ExpireSession`.
+    SettleTtl {
+        /// Which.
+        session: SessionId,
+        /// In which run of the daemon it was lowered; ignored in another one.
+        incarnation: u64,
         /// Under which leadership this was decided.
         decided_under: Leadership,
     },
@@ -235,6 +247,44 @@ pub enum Command {
         /// The root.
         root: Root,
     },
+    /// Seals a root of a free tree, or makes a sealed one live.
+    SetRoot {
+        /// Of which tree.
+        tree: TreeId,
+        /// Which.
+        root: RootId,
+        /// The tree's epoch that the operator looked at.
+        epoch: Epoch,
+        /// What it is to be.
+        state: RootState,
+        /// Why.
+        reason: String,
+    },
+    /// Forgets a sealed root.
+    RemoveRoot {
+        /// Of which tree.
+        tree: TreeId,
+        /// Which.
+        root: RootId,
+        /// Why.
+        reason: String,
+    },
+    /// Ends a free tree's life, for ever: it is granted to nobody any more, and its roots are sealed.
+    Retire {
+        /// Which tree.
+        tree: TreeId,
+        /// The epoch that the operator looked at.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
+    /// Removes a retired tree that has no roots. Its id is never used again.
+    RemoveTree {
+        /// Which.
+        tree: TreeId,
+        /// Why.
+        reason: String,
+    },
     /// Makes a root with another cluster's marker ours: a new tree that starts cooling for the largest TTL plus grace,
     /// with epochs above those on the storage.
     Takeover {
@@ -273,70 +323,6 @@ pub struct LeaseRef {
     pub session: SessionId,
     /// Which grant.
     pub epoch: Epoch,
-}
-
-/// Names an attempt of a fence agent.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct AttemptRef {
-    /// On which tree.
-    pub tree: TreeId,
-    /// Against whom.
-    pub side: SideName,
-    /// Whose unclean end.
-    pub epoch: Epoch,
-    /// From 1; both verbs are counted.
-    pub number: u32,
-}
-
-/// What an agent is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verb {
-    /// Make sure that nothing of the side's writes reaches the storage any more.
-    Fence,
-    /// Give it its access back.
-    Unfence,
-}
-
-impl Verb {
-    /// As an agent reads it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Verb::Fence => "fence",
-            Verb::Unfence => "unfence",
-        }
-    }
-    /// The verb of that name.
-    pub fn parse(s: &str) -> Option<Verb> {
-        [Verb::Fence, Verb::Unfence].into_iter().find(|v| v.as_str() == s)
-    }
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It did what it was to do.
-    Succeeded,
-    /// It certainly did nothing.
-    Untouched,
-    /// It did not succeed, and may have done something.
-    Failed,
-}
-
-impl Outcome {
-    /// On the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Succeeded => "succeeded",
-            Outcome::Untouched => "untouched",
-            Outcome::Failed => "failed",
-        }
-    }
-    /// The outcome of that name.
-    pub fn parse(s: &str) -> Option<Outcome> {
-        [Outcome::Succeeded, Outcome::Untouched, Outcome::Failed].into_iter().find(|o| o.as_str() == s)
-    }
 }
 
 /// See [`Command::OpenSession`].
@@ -457,163 +443,6 @@ pub struct Grant {
     pub root: Option<RootId>,
     /// How the lease before it ended.
     pub last_end: End,
-}
-
-/// What can have happened. The names are those of `watch` and `history` in CLI.md.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the contract's
-pub enum EventKind {
-    Granted,
-    Released,
-    Expired,
-    Surrendered,
-    Cooling,
-    Fencing,
-    Fenced,
-    Unfenced,
-    Broken,
-    Rest,
-    Active,
-    Queued,
-    Asked,
-    Declined,
-    Handoff,
-    Returned,
-    Witnessed,
-    Takeover,
-    Bypass,
-    LateWrite,
-    RenewalLate,
-    Policy,
-    Root,
-    Lagged,
-    /// A waiter left the queue.
-    Cancelled,
-    /// A tree was registered.
-    Added,
-    /// A grace ended, nothing else to wait for.
-    Freed,
-    /// After a break: the old holder's gate is shut.
-    GateClosed,
-    /// A lease ended because two machines renewed its session: one is a copy of the other.
-    Copied,
-    /// A side's clock and the server's disagree: its gate was shut until a later renewal.
-    ClockDisagrees,
-}
-
-impl EventKind {
-    /// Every kind.
-    pub const ALL: [EventKind; 30] = {
-        use EventKind::*;
-        [
-            Granted,
-            Released,
-            Expired,
-            Surrendered,
-            Cooling,
-            Fencing,
-            Fenced,
-            Unfenced,
-            Broken,
-            Rest,
-            Active,
-            Queued,
-            Asked,
-            Declined,
-            Handoff,
-            Returned,
-            Witnessed,
-            Takeover,
-            Bypass,
-            LateWrite,
-            RenewalLate,
-            Policy,
-            Root,
-            Lagged,
-            Cancelled,
-            Added,
-            Freed,
-            GateClosed,
-            Copied,
-            ClockDisagrees,
-        ]
-    };
-    /// As in JSON.
-    pub const fn as_str(self) -> &'static str {
-        use EventKind::*;
-        match self {
-            Granted => "granted",
-            Released => "released",
-            Expired => "expired",
-            Surrendered => "surrendered",
-            Cooling => "cooling",
-            Fencing => "fencing",
-            Fenced => "fenced",
-            Unfenced => "unfenced",
-            Broken => "broken",
-            Rest => "rest",
-            Active => "active",
-            Queued => "queued",
-            Asked => "asked",
-            Declined => "declined",
-            Handoff => "handoff",
-            Returned => "returned",
-            Witnessed => "witnessed",
-            Takeover => "takeover",
-            Bypass => "bypass",
-            LateWrite => "late_write",
-            RenewalLate => "renewal_late",
-            Policy => "policy",
-            Root => "root",
-            Lagged => "lagged",
-            Cancelled => "cancelled",
-            Added => "added",
-            Freed => "freed",
-            GateClosed => "gate_closed",
-            Copied => "copied",
-            ClockDisagrees => "clock_disagrees",
-        }
-    }
-    /// The kind of that name.
-    pub fn parse(s: &str) -> Option<EventKind> {
-        Self::ALL.into_iter().find(|k| k.as_str() == s)
-    }
-}
-
-/// Something happened to a tree.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Event {
-    /// The state's own counter: one more with each event.
-    pub revision: u64,
-    /// The proposer's wall clock.
-    pub at: WallTime,
-    /// To which tree.
-    pub tree: TreeId,
-    /// Its name then.
-    pub name: TreeName,
-    /// What.
-    pub kind: EventKind,
-    /// Whose lease or whose doing, where there is one.
-    pub side: Option<SideName>,
-    /// Its session.
-    pub session: Option<SessionId>,
-    /// Of the lease that it is about.
-    pub epoch: Epoch,
-    /// Of a grant.
-    pub run_start: RunStart,
-    /// Who asked for it.
-    pub actor: String,
-    /// Why, or what in detail.
-    pub reason: String,
-    /// Whether a lease's end was clean; `None` if the event is no end.
-    pub end: End,
-    /// Files made durable.
-    pub files: u64,
-    /// Bytes written.
-    pub bytes: u64,
-    /// How many, for reports.
-    pub count: u64,
 }
 
 /// One lease in a renewal's answer.

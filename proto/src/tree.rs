@@ -96,6 +96,10 @@ impl RootState {
             RootState::Sealed => "sealed",
         }
     }
+    /// The state of that name.
+    pub fn parse(s: &str) -> Option<RootState> {
+        [RootState::Live, RootState::Sealed].into_iter().find(|state| state.as_str() == s)
+    }
 }
 
 /// A place where a tree's files lie.

@@ -216,6 +216,7 @@ impl Leader {
             // It was applied and did nothing. If what it named is gone, the next tick forgets it; else it is due again.
             (Command::ExpireSession { session, .. }, _) => self.seat.timers().undoom(session),
             (Command::EndGrace { tree, .. }, _) => self.seat.timers().ungrace(tree),
+            (Command::SettleTtl { session, .. }, answer) if *answer != Answer::Done => self.seat.timers().unsettle(session),
             _ => {}
         }
         self.seat.turn();

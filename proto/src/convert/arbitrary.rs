@@ -237,6 +237,11 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|node| Command::Lead { node }),
         (session_id(), leadership()).prop_map(|(session, decided_under)| Command::ExpireSession { session, decided_under }),
         (session_id(), any::<u64>()).prop_map(|(session, incarnation)| Command::EndCopied { session, incarnation }),
+        (session_id(), any::<u64>(), leadership()).prop_map(|(session, incarnation, decided_under)| Command::SettleTtl {
+            session,
+            incarnation,
+            decided_under
+        }),
         (tree_id(), epoch(), leadership()).prop_map(|(tree, epoch, decided_under)| Command::EndGrace {
             tree,
             epoch,
@@ -290,6 +295,16 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         }),
         (tree_id(), pairs()).prop_map(|(tree, policy)| Command::SetPolicy { tree, policy }),
         (tree_id(), root()).prop_map(|(tree, root)| Command::AddRoot { tree, root }),
+        (tree_id(), root_id(), epoch(), any::<bool>(), text()).prop_map(|(tree, root, epoch, live, reason)| Command::SetRoot {
+            tree,
+            root,
+            epoch,
+            state: if live { RootState::Live } else { RootState::Sealed },
+            reason
+        }),
+        (tree_id(), root_id(), text()).prop_map(|(tree, root, reason)| Command::RemoveRoot { tree, root, reason }),
+        (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::Retire { tree, epoch, reason }),
+        (tree_id(), text()).prop_map(|(tree, reason)| Command::RemoveTree { tree, reason }),
         (tree_name(), tree_id(), root(), text(), text(), epoch()).prop_map(|(name, tree, root, reason, from_cluster, above)| {
             Command::Takeover { name, tree, root, reason, from_cluster, above }
         }),

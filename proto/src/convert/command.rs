@@ -1,6 +1,7 @@
 //! Commands: everything that can be asked of the replicated state.
 
 use super::event::kind as event_kind;
+use super::tree::root_state;
 use super::{
     BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire,
     pairs_to_wire, path, present, say, say_path, text, ttl,
@@ -41,6 +42,11 @@ impl From<&Command> for wire::Command {
             Command::EndCopied { session, incarnation } => {
                 Kind::EndCopied(wire::EndCopied { session: session.to_string(), incarnation: *incarnation })
             }
+            Command::SettleTtl { session, incarnation, decided_under } => Kind::SettleTtl(wire::SettleTtl {
+                session: session.to_string(),
+                incarnation: *incarnation,
+                leadership: decided_under.0,
+            }),
             Command::EndGrace { tree, epoch, decided_under } => {
                 Kind::EndGrace(wire::EndGrace { tree: tree.to_string(), epoch: epoch.get(), leadership: decided_under.0 })
             }
@@ -143,6 +149,22 @@ impl From<&Command> for wire::Command {
                 Kind::SetPolicy(wire::SetPolicy { tree: tree.to_string(), policy: pairs_to_wire(policy) })
             }
             Command::AddRoot { tree, root } => Kind::AddRoot(wire::AddRoot { tree: tree.to_string(), root: Some(root.into()) }),
+            Command::SetRoot { tree, root, epoch, state, reason } => Kind::SetRoot(wire::SetRoot {
+                tree: tree.to_string(),
+                root: root.to_string(),
+                epoch: epoch.get(),
+                state: state.as_str().into(),
+                reason: say(reason),
+            }),
+            Command::RemoveRoot { tree, root, reason } => {
+                Kind::RemoveRoot(wire::RemoveRoot { tree: tree.to_string(), root: root.to_string(), reason: say(reason) })
+            }
+            Command::Retire { tree, epoch, reason } => {
+                Kind::Retire(wire::Retire { tree: tree.to_string(), epoch: epoch.get(), reason: say(reason) })
+            }
+            Command::RemoveTree { tree, reason } => {
+                Kind::RemoveTree(wire::RemoveTree { tree: tree.to_string(), reason: say(reason) })
+            }
             Command::Takeover { name, tree, root, reason, from_cluster, above } => Kind::Takeover(wire::Takeover {
                 name: name.to_string(),
                 tree: tree.to_string(),
@@ -173,6 +195,11 @@ impl TryFrom<wire::Command> for Command {
                 Command::ExpireSession { session: id("session", &c.session)?, decided_under: Leadership(c.leadership) }
             }
             Kind::EndCopied(c) => Command::EndCopied { session: id("session", &c.session)?, incarnation: c.incarnation },
+            Kind::SettleTtl(c) => Command::SettleTtl {
+                session: id("session", &c.session)?,
+                incarnation: c.incarnation,
+                decided_under: Leadership(c.leadership),
+            },
             Kind::EndGrace(c) => Command::EndGrace {
                 tree: id("tree", &c.tree)?,
                 epoch: Epoch::from_raw(c.epoch),
@@ -250,6 +277,20 @@ impl TryFrom<wire::Command> for Command {
             },
             Kind::SetPolicy(c) => Command::SetPolicy { tree: id("tree", &c.tree)?, policy: pairs_from_wire(c.policy)? },
             Kind::AddRoot(c) => Command::AddRoot { tree: id("tree", &c.tree)?, root: present("root", c.root)?.try_into()? },
+            Kind::SetRoot(c) => Command::SetRoot {
+                tree: id("tree", &c.tree)?,
+                root: id("root", &c.root)?,
+                epoch: Epoch::from_raw(c.epoch),
+                state: root_state("state", &c.state)?,
+                reason: text("reason", c.reason)?,
+            },
+            Kind::RemoveRoot(c) => {
+                Command::RemoveRoot { tree: id("tree", &c.tree)?, root: id("root", &c.root)?, reason: text("reason", c.reason)? }
+            }
+            Kind::Retire(c) => {
+                Command::Retire { tree: id("tree", &c.tree)?, epoch: Epoch::from_raw(c.epoch), reason: text("reason", c.reason)? }
+            }
+            Kind::RemoveTree(c) => Command::RemoveTree { tree: id("tree", &c.tree)?, reason: text("reason", c.reason)? },
             Kind::Takeover(c) => Command::Takeover {
                 name: id("name", &c.name)?,
                 tree: id("tree", &c.tree)?,

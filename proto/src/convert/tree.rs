@@ -12,6 +12,10 @@ use crate::time::WallTime;
 use crate::tree::{FencedSide, Holder, Root, RootState, StateName, TreeStatus, Waiter};
 use crate::wire;
 
+pub(super) fn root_state(field: &'static str, s: &str) -> Out<RootState> {
+    RootState::parse(s).ok_or_else(|| BadMessage::new(field, "use one of live, sealed"))
+}
+
 impl From<&Root> for wire::Root {
     fn from(r: &Root) -> Self {
         Self { id: r.id.to_string(), path: say_path(&r.path), state: r.state.as_str().into() }
@@ -21,12 +25,7 @@ impl From<&Root> for wire::Root {
 impl TryFrom<wire::Root> for Root {
     type Error = BadMessage;
     fn try_from(r: wire::Root) -> Out<Self> {
-        let state = match r.state.as_str() {
-            "live" => RootState::Live,
-            "sealed" => RootState::Sealed,
-            _ => return Err(BadMessage::new("root.state", "use one of live, sealed")),
-        };
-        Ok(Self { id: id("root.id", &r.id)?, path: path("root.path", r.path)?, state })
+        Ok(Self { id: id("root.id", &r.id)?, path: path("root.path", r.path)?, state: root_state("root.state", &r.state)? })
     }
 }
 

@@ -168,13 +168,14 @@ impl Service {
 
 /// A tree by its id or its name.
 fn find_tree(state: &State, text: &str) -> Result<TreeId, Status> {
+    // Of a removed tree there is the history still.
     if let Ok(id) = text.parse::<TreeId>()
-        && state.tree(&id).is_some()
+        && (state.tree(&id).is_some() || state.tombstone(&id).is_some())
     {
         return Ok(id);
     }
     let name: TreeName = text.parse().map_err(|e| Status::invalid_argument(format!("tree: {e}")))?;
-    let id = state.tree_named(&name).cloned();
+    let id = state.tree_named(&name).or_else(|| state.removed_named(&name)).cloned();
     id.ok_or_else(|| Status::not_found(format!("there is no tree `{name}`; `treelease tree list` shows those that are")))
 }
 
@@ -184,6 +185,7 @@ fn servers_own(command: &Command) -> Option<&'static str> {
         Command::ExpireSession { .. } => Some("expire_session"),
         Command::EndCopied { .. } => Some("end_copied"),
         Command::EndGrace { .. } => Some("end_grace"),
+        Command::SettleTtl { .. } => Some("settle_ttl"),
         Command::FenceAttempt { .. } => Some("fence_attempt"),
         Command::FenceResult { .. } => Some("fence_result"),
         Command::FenceLapsed { .. } => Some("fence_lapsed"),

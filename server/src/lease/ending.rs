@@ -188,8 +188,8 @@ impl State {
             Some(held) if held.epoch == epoch => LeaseRef { tree: id.clone(), session: held.session.clone(), epoch },
             _ => return Answer::Refused(moved_on(tree, epoch)),
         };
-        // A session's TTL only ever grows (`session`), so this is the largest that any of its renewals was answered with.
-        let ttl = self.sessions.get(&lease.session).map_or(self.ttl_max, |session| session.ttl).get();
+        // The largest that any renewal may still have been answered with (`session`).
+        let ttl = self.sessions.get(&lease.session).map_or(self.ttl_max, |session| session.outlives()).get();
         let event = Event { end: End::Unclean, reason: reason.to_owned(), ..tree.event(EventKind::Broken, context) };
         context.happened(event);
         let length = ttl.saturating_add(tree.policy.grace);
@@ -357,7 +357,7 @@ fn who(tree: &Tree) -> String {
 }
 
 /// The operator looked at something that is no more.
-fn moved_on(tree: &Tree, epoch: Epoch) -> Refusal {
+pub(super) fn moved_on(tree: &Tree, epoch: Epoch) -> Refusal {
     let state = tree.state_name().as_str();
     let message =
         format!("{} has moved on from epoch {epoch}: it is {state} at epoch {}; look again", tree.name, tree.last_epoch);

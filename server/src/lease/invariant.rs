@@ -32,6 +32,7 @@ pub fn check(state: &State) -> Verdict {
     for (id, session) in &state.sessions {
         must(state.sides.get(&session.side) == Some(id), || format!("session {id} is not its side's"))?;
         must(session.ttl >= state.ttl_min && session.ttl <= state.ttl_max, || format!("session {id}'s TTL"))?;
+        must(session.lowered_from.is_none_or(|before| before > session.ttl), || format!("session {id}'s lower TTL"))?;
         let holds = |tree: &Tree| tree.held().is_some_and(|held| held.session == *id);
         for tree in &session.held {
             must(state.trees.get(tree).is_some_and(holds), || format!("session {id} does not hold {tree}"))?;
@@ -90,6 +91,9 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
     }
     must(tree.run_start().0 <= tree.last_epoch, || format!("{name}: a run that begins in the future"))?;
     must(tree.roots.iter().filter(|r| r.state == RootState::Live).count() <= 1, || format!("{name}: I8: two live roots"))?;
+    let retired = tree.state == TreeState::Retired;
+    must(!retired || tree.live_root().is_none() && tree.queue.len() == 0, || format!("{name}: retired, and not at its end"))?;
+    must(!state.tombstones.contains_key(id), || format!("{name}: I1: its id was used before"))?;
     must(tree.roots.iter().all(|r| state.roots.get(&r.id) == Some(id)), || format!("{name}: a root of another tree"))?;
     // The queue: one entry each, of live sessions, and nobody who may have a free tree.
     let waiters: BTreeSet<_> = tree.queue.iter().map(|w| &w.session).collect();
@@ -135,7 +139,13 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
     }
     match (&before.state, &after.state) {
         (TreeState::Retired, after) => must(*after == TreeState::Retired, || format!("{name}: it was retired")),
-        (TreeState::Free, TreeState::Free | TreeState::Held(_) | TreeState::Retired) => Ok(()),
+        (TreeState::Free, TreeState::Retired) => {
+            let asked = matches!(command, Command::Retire { epoch, .. } if *epoch == before.last_epoch);
+            must(asked, || format!("{name}: it was retired by nobody"))
+        }
+        (TreeState::Free, TreeState::Free | TreeState::Held(_)) => {
+            must(!granted || !after.is_sealed(), || format!("{name}: I8: granted with no root that takes writes"))
+        }
         (TreeState::Held(held), TreeState::Held(_)) if !granted => must(
             held.at_rest == after.held().is_some_and(|h| h.at_rest)
                 || matches!(command, Command::Rest { .. } | Command::Active { .. }),

@@ -16,7 +16,7 @@
 //! | `fencing` | fence agents: attempts, their ends, and the sides that were fenced |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
-//! | `registry` | trees, roots, policy |
+//! | `registry`, `retiring` | trees, roots, policy; their end |
 //! | `history`, `replay` | the audit ring; a retry does nothing twice |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
@@ -29,6 +29,7 @@ pub mod invariant;
 mod queue;
 mod registry;
 mod replay;
+mod retiring;
 mod session;
 mod status;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use history::{Context, Histories};
 use replay::Replay;
 
 pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
+pub use retiring::{TOMBSTONES_MAX, Tombstone};
 pub use session::Session;
 pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
@@ -107,6 +109,9 @@ pub struct State {
     /// Index: the trees that are fencing or have a fenced side, for the same reason.
     #[serde(default)]
     fences: BTreeSet<TreeId>,
+    /// Trees that were removed: their ids are never used again.
+    #[serde(default)]
+    tombstones: BTreeMap<TreeId, Tombstone>,
     /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
     #[serde(default)]
     copied_boots: VecDeque<String>,
@@ -142,6 +147,7 @@ impl State {
             sides: BTreeMap::new(),
             cooling: BTreeSet::new(),
             fences: BTreeSet::new(),
+            tombstones: BTreeMap::new(),
             copied_boots: VecDeque::new(),
             timed: 0,
             history: Histories::default(),
@@ -161,6 +167,7 @@ impl State {
                 | Command::ExpireSession { .. }
                 | Command::EndCopied { .. }
                 | Command::EndGrace { .. }
+                | Command::SettleTtl { .. }
                 | Command::FenceAttempt { .. }
                 | Command::FenceResult { .. }
                 | Command::FenceLapsed { .. }
@@ -206,6 +213,7 @@ impl State {
             Command::CloseSession { session } => self.close_session(session, context),
             Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
             Command::EndCopied { session, incarnation } => self.end_copied(session, *incarnation, context),
+            Command::SettleTtl { session, incarnation, decided_under } => self.settle_ttl(session, *incarnation, *decided_under),
             Command::Acquire(acquire) => self.acquire(acquire, context),
             Command::Cancel { tree, session } => self.cancel(tree, session, context),
             Command::Decline { lease, for_ms, note } => self.decline(lease, *for_ms, note, context),
@@ -237,6 +245,10 @@ impl State {
             Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
             Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
             Command::AddRoot { tree, root } => self.add_root(tree, root, context),
+            Command::SetRoot { tree, root, epoch, state, reason } => self.set_root(tree, root, *epoch, *state, reason, context),
+            Command::RemoveRoot { tree, root, reason } => self.remove_root(tree, root, reason, context),
+            Command::Retire { tree, epoch, reason } => self.retire(tree, *epoch, reason, context),
+            Command::RemoveTree { tree, reason } => self.remove_tree(tree, reason, context),
             Command::Takeover { name, tree, root, reason, from_cluster, above } => {
                 let new = registry::NewTree { name, tree, root: Some(root) };
                 self.takeover(new, reason, from_cluster, *above, context)
@@ -276,7 +288,7 @@ impl State {
     /// The trees that a command can change: what to settle and to check afterwards.
     fn touched_by(&self, command: &Command) -> Vec<TreeId> {
         match command {
-            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) => Vec::new(),
+            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) | Command::SettleTtl { .. } => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),
@@ -305,6 +317,10 @@ impl State {
             | Command::AddTree { tree, .. }
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
+            | Command::SetRoot { tree, .. }
+            | Command::RemoveRoot { tree, .. }
+            | Command::Retire { tree, .. }
+            | Command::RemoveTree { tree, .. }
             | Command::Takeover { tree, .. } => vec![tree.clone()],
         }
     }

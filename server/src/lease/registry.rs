@@ -12,7 +12,7 @@ use treelease_proto::refusal::Code;
 use treelease_proto::tree::{Root, RootState};
 
 use super::history::Context;
-use super::tree::{Ended, How};
+use super::tree::{Ended, How, TreeState};
 use super::{MAX_TREES, State, Tree, no_such_tree, refuse};
 
 /// The greatest epoch that is believed when it is found on a storage: no counter gets there by counting, and the next ones
@@ -90,6 +90,10 @@ impl State {
             }
             return Some(Answer::TreeAdded { tree: tree.clone(), root: known.live_root().cloned() });
         }
+        if let Some(gone) = self.tombstones.get(tree) {
+            let why = format!("tree {tree} was called {} and was removed at {}: its id is never used again", gone.name, gone.at);
+            return Some(refuse(Code::Config, why));
+        }
         if let Some(other) = self.names.get(name) {
             return Some(refuse(Code::Config, format!("there is a tree {name} already (id {other}); choose another name")));
         }
@@ -112,6 +116,9 @@ impl State {
 
     pub(super) fn set_policy(&mut self, id: &TreeId, pairs: &[(String, String)], context: &mut Context) -> Answer {
         let Some(tree) = self.trees.get_mut(id) else { return no_such_tree(id) };
+        if tree.state == TreeState::Retired {
+            return refuse(Code::Config, format!("{} is retired, for ever", tree.name));
+        }
         match changed(&tree.policy, pairs) {
             Ok(policy) => tree.policy = policy,
             Err(why) => return refuse(Code::Config, why),
@@ -124,6 +131,9 @@ impl State {
 
     pub(super) fn add_root(&mut self, id: &TreeId, root: &Root, context: &mut Context) -> Answer {
         let Some(tree) = self.trees.get_mut(id) else { return no_such_tree(id) };
+        if tree.state == TreeState::Retired {
+            return refuse(Code::Config, format!("{} is retired, for ever", tree.name));
+        }
         if self.roots.get(&root.id).is_some_and(|owner| owner != id) {
             return refuse(Code::Config, "that root belongs to another tree already".to_owned());
         }
@@ -134,10 +144,14 @@ impl State {
                 format!("{} has a live root already, at {}; moving a tree comes with a later version", tree.name, other.path);
             return refuse(Code::Config, text);
         } else {
-            tree.roots.push(live(root));
+            // Beside sealed ones it is sealed, too: an operator says which is to be live (`set_root`).
+            let state = if tree.roots.is_empty() { RootState::Live } else { RootState::Sealed };
+            tree.roots.push(Root { state, ..root.clone() });
             self.roots.insert(root.id.clone(), id.clone());
         }
-        let event = Event { reason: format!("live root {} at {}", root.id, root.path), ..tree.event(EventKind::Root, context) };
+        let state = tree.roots.iter().find(|known| known.id == root.id).map_or(RootState::Live, |known| known.state);
+        let reason = format!("{} root {} at {}", state.as_str(), root.id, root.path);
+        let event = Event { reason, ..tree.event(EventKind::Root, context) };
         context.happened(event);
         Answer::TreeAdded { tree: id.clone(), root: Some(root.id.clone()) }
     }

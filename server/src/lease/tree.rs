@@ -249,9 +249,31 @@ impl Tree {
         self.run.as_ref().map(|run| run.start).unwrap_or_default()
     }
 
-    /// Whether a free tree may go to this side: not while it is fenced; after an unclean end the owner's `takeover` decides.
+    /// Whether a free tree may go to this side: not while that is fenced or all roots are sealed; after an unclean end the owner's `takeover` decides.
     pub(super) fn may_be_granted(&self, side: &SideName) -> bool {
-        !self.is_fenced(side) && self.may_take_over(side)
+        !self.is_fenced(side) && !self.is_sealed() && self.may_take_over(side)
+    }
+
+    /// Whether it has roots, and none that takes writes.
+    pub(super) fn is_sealed(&self) -> bool {
+        !self.roots.is_empty() && self.live_root().is_none()
+    }
+
+    /// No later grant goes on where the last one was.
+    pub(super) fn close_run(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.closed = true;
+        }
+    }
+
+    /// The end of a free tree.
+    pub(super) fn retire(&mut self) {
+        debug_assert!(self.state == TreeState::Free);
+        self.state = TreeState::Retired;
+        for root in &mut self.roots {
+            root.state = RootState::Sealed;
+        }
+        self.close_run();
     }
 
     /// The owner's decision alone.
@@ -355,10 +377,8 @@ impl Tree {
             how,
             marker: held.marker.clone(),
         };
-        if how != How::Expired
-            && let Some(run) = &mut self.run
-        {
-            run.closed = true;
+        if how != How::Expired {
+            self.close_run();
         }
         self.declined.clear();
         self.cool(ended, length, why);

@@ -18,6 +18,7 @@ mod reasons;
 mod registry;
 mod repeating;
 mod resting;
+mod retiring;
 mod sessions;
 mod witnessing;
 

@@ -223,6 +223,13 @@ impl Book {
                 }
                 danger.pages_may_come = false;
             }
+            // Whose files they were meanwhile is not known.
+            Command::SetRoot { tree, state, .. } if done && tree == id => {
+                let changes = was.is_some_and(|was| was.roots.iter().any(|root| root.state != *state));
+                if let (true, Some((_, goes_on))) = (changes, &mut self.last) {
+                    *goes_on = false;
+                }
+            }
             Command::FenceAttempt { attempt, verb, decided_under, .. } if done && attempt.tree == *id => {
                 self.attempt_begins(attempt, *verb, decided_under.0, before)?;
             }
@@ -335,6 +342,9 @@ impl Book {
         let same = |old: &Writer| old.side == writer.side && old.place.is_some() && old.place == writer.place;
         if let Some(shut) = self.shut.get(&writer.side).filter(|shut| shut.done || !shut.acting.is_empty()) {
             return Err(format!("I2: granted to {} that is fenced: {shut:?}", writer.side));
+        }
+        if !now.roots.is_empty() && now.roots.iter().all(|root| root.state != RootState::Live) {
+            return Err(format!("I8: granted to {} with nowhere to write", writer.side));
         }
         self.unsettled = false;
         if let Some(danger) = self.danger.take() {

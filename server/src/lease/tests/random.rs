@@ -27,7 +27,7 @@ struct Draw {
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
-    (0..38u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
+    (0..41u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
         .prop_map(|(what, side, tree, current, extra, repeat)| Draw { what, side, tree, current, extra, repeat })
 }
 
@@ -131,6 +131,15 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
         }
         35 => Command::FenceLapsed { attempt: attempt_of(state, d, &tree, epoch).0, decided_under },
         36 => Command::FenceStands { attempt: attempt_of(state, d, &tree, epoch).0 },
+        40 => {
+            let incarnation = state.session(&session).map_or(1, |s| s.incarnation());
+            Command::SettleTtl { session, incarnation, decided_under }
+        }
+        38 if d.extra > 250 => Command::Retire { tree, epoch, reason },
+        38 | 39 => {
+            let state = if d.extra.is_multiple_of(3) { RootState::Sealed } else { RootState::Live };
+            Command::SetRoot { tree, root: root(d.tree).id, epoch, state, reason }
+        }
         37 => {
             let shut = status.fenced.first();
             let (side, epoch) = shut.map_or((side(name), epoch), |shut| (shut.side.clone(), shut.epoch));
@@ -182,6 +191,7 @@ fn carry_out(fault: Fault, draws: &[Draw]) -> Result<World, String> {
                     | Command::ExpireSession { .. }
                     | Command::EndCopied { .. }
                     | Command::EndGrace { .. }
+                    | Command::SettleTtl { .. }
                     | Command::FenceAttempt { .. }
                     | Command::FenceResult { .. }
                     | Command::FenceLapsed { .. }
