@@ -96,6 +96,10 @@ impl RootState {
             RootState::Sealed => "sealed",
         }
     }
+    /// The state of that name.
+    pub fn parse(s: &str) -> Option<RootState> {
+        [RootState::Live, RootState::Sealed].into_iter().find(|state| state.as_str() == s)
+    }
 }
 
 /// A place where a tree's files lie.
@@ -183,6 +187,23 @@ pub struct TreeStatus {
     /// The marker's lock that the holder's guard has by its last word, or had when its lease ended unclean. While fencing, who gets
     /// it is the storage's witness.
     pub witness: Option<MarkerLock>,
+    /// Sides that a fence agent was run against, and that get nothing here until their access was given back.
+    pub fenced: Vec<FencedSide>,
+}
+
+/// A side that a fence agent was run against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FencedSide {
+    /// Who.
+    pub side: SideName,
+    /// Of the lease whose unclean end it was.
+    pub epoch: Epoch,
+    /// Which agent.
+    pub agent: String,
+    /// An attempt may still act.
+    pub acting: bool,
+    /// An operator has said that it may have its access back.
+    pub unfencing: bool,
 }
 
 /// A session as others see it.

@@ -16,6 +16,7 @@ use treelease_proto::time::parse_duration;
 
 use crate::consensus::Pace;
 use crate::failure::{Failure, Result};
+use crate::fencing::agents::{Agents, Written};
 use crate::formation::MEMBERS_MAX;
 use crate::store::Kind;
 
@@ -91,15 +92,7 @@ struct File {
     admin: Option<String>,
     token_file: Option<PathBuf>,
     #[serde(default)]
-    fence: std::collections::BTreeMap<String, FenceAgent>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code)] // Read so that a wrong key is named; agents come in a later version.
-struct FenceAgent {
-    command: toml::Value,
-    deadline: Option<String>,
+    fence: BTreeMap<String, Written>,
 }
 
 /// A node's configuration, checked.
@@ -119,6 +112,10 @@ pub struct Config {
     pub admin: Vec<SocketAddr>,
     /// The token that every caller must show.
     pub token: Option<Token>,
+    /// Where it was read from, for fence agents that ask this node.
+    pub token_file: Option<PathBuf>,
+    /// The fence agents of this node.
+    pub agents: Agents,
     /// The pace of the agreement.
     pub pace: Pace,
     /// Which backend keeps log and vote; not said: what the directory has, else the default.
@@ -157,6 +154,8 @@ impl Config {
             peers: BTreeMap::new(),
             admin: Vec::new(),
             token: None,
+            token_file: None,
+            agents: Agents::default(),
             pace: Pace::default(),
             store: None,
         }
@@ -169,7 +168,6 @@ impl Config {
     }
 
     fn check(flags: Flags, file: File) -> Result<Self> {
-        not_yet(&file)?;
         let store = flags.store.as_deref().or(file.store.as_deref()).map(store).transpose()?;
         let node_id =
             flags.node_id.or(file.node_id).ok_or_else(|| usage("which node is this? Pass --node-id N (1 for a single node)"))?;
@@ -202,19 +200,12 @@ impl Config {
         }
         let pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
         let admin = flags.admin.or(file.admin).map(|text| resolve("admin", &text)).transpose()?.unwrap_or_default();
-        let token = flags.token_file.or(file.token_file).as_deref().map(read_token).transpose()?;
-        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, pace, store })
+        let token_file = flags.token_file.or(file.token_file);
+        let token = token_file.as_deref().map(read_token).transpose()?;
+        let token_file = token_file.and_then(|file| std::path::absolute(file).ok());
+        let agents = Agents::check(file.fence).map_err(Failure::config)?;
+        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, token_file, agents, pace, store })
     }
-}
-
-/// What is in the contract and not in this version.
-fn not_yet(file: &File) -> Result<()> {
-    if let Some(name) = file.fence.keys().next() {
-        return Err(Failure::config(format!(
-            "[fence.{name}]: fence agents are not in this version; leave the table out and use fence=manual or fence=none"
-        )));
-    }
-    Ok(())
 }
 
 fn store(name: &str) -> Result<Kind> {

@@ -5,7 +5,8 @@
 //! ignored. All timers start in full when that entry is applied. What is due is proposed, never forwarded. When the outcome
 //! of an expiry is not known in time, this node begins a new leadership, which voids it (I5): its entry stands in the log
 //! before or after the new `Lead`; before, it counted; after, its number is not the current one. A late tick only makes
-//! timers late, which is the safe direction. It decides nothing about leases: that is `expiry` and `lease`.
+//! timers late, which is the safe direction. Fence agents are run by the leader too, and their ends proposed as its own word
+//! (`fencing`). It decides nothing about leases: that is `expiry` and `lease`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,6 +22,8 @@ use treelease_proto::command::{Answer, Command, Leadership};
 
 use crate::consensus::Consensus;
 use crate::expiry::Timers;
+use crate::fencing::Fences;
+use crate::fencing::runner::Runner;
 use crate::telemetry::Telemetry;
 
 /// How often the timers are looked at.
@@ -74,6 +77,8 @@ pub struct Leader {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub counts: Arc<Telemetry>,
+    /// Fence agents.
+    pub runner: Arc<Runner>,
 }
 
 impl Leader {
@@ -145,6 +150,7 @@ impl Leader {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut waiting: VecDeque<Command> = VecDeque::new();
         let mut in_flight = FuturesUnordered::new();
+        let mut fences = Fences::begin(&self.runner, leadership, &self.consensus.state());
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -155,10 +161,15 @@ impl Leader {
                         Some(due) => waiting.extend(due),
                         None => return "another leadership has begun",
                     }
+                    waiting.extend(fences.due(&self.consensus.state(), self.clock.now()));
                 }
+                Some(ended) = fences.next() => waiting.push_back(ended),
                 Some((command, outcome)) = in_flight.next() => {
                     match outcome {
-                        Ok(answer) => self.settle(&command, &answer),
+                        Ok(answer) => {
+                            fences.answered(&command, &answer, self.clock.now());
+                            self.settle(&command, &answer);
+                        }
                         Err(e) => {
                             tracing::warn!("the outcome of an expiry is not known: {e}");
                             return "the outcome of an expiry is not known";
@@ -205,6 +216,7 @@ impl Leader {
             // It was applied and did nothing. If what it named is gone, the next tick forgets it; else it is due again.
             (Command::ExpireSession { session, .. }, _) => self.seat.timers().undoom(session),
             (Command::EndGrace { tree, .. }, _) => self.seat.timers().ungrace(tree),
+            (Command::SettleTtl { session, .. }, answer) if *answer != Answer::Done => self.seat.timers().unsettle(session),
             _ => {}
         }
         self.seat.turn();

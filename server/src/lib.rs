@@ -3,7 +3,8 @@
 //! ```text
 //! main ─▶ node ─▶ api ─────────────▶ consensus ─▶ lease (pure)
 //!           │                           │
-//!           ├──▶ leader ─▶ expiry       └──────▶ store
+//!           ├──▶ leader ─▶ expiry, fencing
+//!           │                           └──────▶ store
 //!           ├──▶ admin ─▶ consensus
 //!                  └─────▶ consensus
 //! ```
@@ -16,6 +17,7 @@
 //! | [`store`] | log, vote, snapshots and identity on disk |
 //! | [`formation`] | how empty nodes become one cluster |
 //! | [`leader`] | what this node does while it leads |
+//! | [`fencing`] | fence agents: when they are run, and how |
 //! | [`api`] | the gRPC service |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`telemetry`] | what this node counts |
@@ -29,6 +31,7 @@ pub mod config;
 pub mod consensus;
 pub mod expiry;
 pub mod failure;
+pub mod fencing;
 pub mod formation;
 pub mod leader;
 pub mod lease;

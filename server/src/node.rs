@@ -27,6 +27,7 @@ use crate::api::{self, Api};
 use crate::config::Config;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
 use crate::failure::{FailStop, Failure, Result};
+use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::{Leader, Seat};
 use crate::store::files;
@@ -92,7 +93,15 @@ impl Node {
         let seat = Arc::new(Seat::new());
         let (closing, stop_leading) = (CancellationToken::new(), CancellationToken::new());
         let counts = Arc::new(Telemetry::default());
-        let leader = Leader { consensus: consensus.clone(), seat: seat.clone(), clock: clock.clone(), counts: counts.clone() };
+        let runner = Runner::new(config.agents.clone(), config.node_id, reached_here(bound), config.token_file.clone());
+        let runner = Arc::new(runner);
+        let leader = Leader {
+            consensus: consensus.clone(),
+            seat: seat.clone(),
+            clock: clock.clone(),
+            counts: counts.clone(),
+            runner: runner.clone(),
+        };
         let leader = tokio::spawn(leader.run(stop_leading.clone()));
         let known = Arc::new(OnceLock::new());
         let admin_address = match admin {
@@ -111,6 +120,7 @@ impl Node {
             clock: clock.clone(),
             former: former.clone(),
             counts,
+            runner,
             cluster: known.clone(),
             closing: closing.clone(),
         };
@@ -233,6 +243,15 @@ fn make_dir(dir: &Path) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Where a program on this machine reaches this node.
+fn reached_here(bound: SocketAddr) -> String {
+    let loopback = match bound {
+        SocketAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], bound.port())),
+        SocketAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, bound.port())),
+    };
+    if bound.ip().is_unspecified() { loopback.to_string() } else { bound.to_string() }
 }
 
 fn remove_address(path: &Path) -> Result<()> {

@@ -81,9 +81,10 @@ const CONFINED: [Confined; 6] = [
 ];
 
 /// The pure cores: commands, time and inputs in, effects out. Their tests may use anything.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "server/src/lease",
     "server/src/expiry",
+    "server/src/fencing/plan.rs",
     "client/src/session",
     "fuse-guard/src/handoff",
     "fuse-guard/src/gate/mod.rs",

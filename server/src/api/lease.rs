@@ -67,6 +67,13 @@ impl Service {
             let refusal = Refusal::new(Code::Denied, format!("only a server proposes `{name}`"));
             return Ok(Ok(self.answer(&Answer::Refused(refusal))));
         }
+        if let Some(name) = self.api.runner.agents().unknown_in(&command) {
+            // The leader would run it, so its configuration counts.
+            if !self.api.consensus.leads() {
+                return Ok(Err(ProposeError::NotLeading { leader: self.api.consensus.leader_elsewhere() }));
+            }
+            return Ok(Ok(self.answer(&Answer::Refused(self.no_such_agent(name)))));
+        }
         let actor = request.actor.chars().take(TEXT_MAX).collect();
         let proposal = Proposal { request_key, actor, at: self.api.clock.wall(), command };
         let answer = self.api.consensus.propose(proposal, limit).await;
@@ -74,6 +81,14 @@ impl Service {
             self.api.counts.commands.add();
         }
         Ok(answer.map(|answer| self.answer(&answer)))
+    }
+
+    fn no_such_agent(&self, name: &str) -> Refusal {
+        let (node, names) = (self.api.consensus.node(), self.api.runner.agents().names());
+        let why = format!(
+            "no fence agent is configured under the name `{name}` on node {node}, which leads (it has: {names}): give every node              [fence.{name}] in its configuration, or use fence=manual or fence=none"
+        );
+        Refusal::new(Code::Config, why)
     }
 
     async fn catch_up(&self, revision: u64, until: Instant) {
@@ -154,13 +169,14 @@ impl Service {
 
 /// A tree by its id or its name.
 fn find_tree(state: &State, text: &str) -> Result<TreeId, Status> {
+    // Of a removed tree there is the history still.
     if let Ok(id) = text.parse::<TreeId>()
-        && state.tree(&id).is_some()
+        && (state.tree(&id).is_some() || state.tombstone(&id).is_some())
     {
         return Ok(id);
     }
     let name: TreeName = text.parse().map_err(|e| Status::invalid_argument(format!("tree: {e}")))?;
-    let id = state.tree_named(&name).cloned();
+    let id = state.tree_named(&name).or_else(|| state.removed_named(&name)).cloned();
     id.ok_or_else(|| Status::not_found(format!("there is no tree `{name}`; `treelease tree list` shows those that are")))
 }
 
@@ -170,6 +186,10 @@ fn servers_own(command: &Command) -> Option<&'static str> {
         Command::ExpireSession { .. } => Some("expire_session"),
         Command::EndCopied { .. } => Some("end_copied"),
         Command::EndGrace { .. } => Some("end_grace"),
+        Command::SettleTtl { .. } => Some("settle_ttl"),
+        Command::FenceAttempt { .. } => Some("fence_attempt"),
+        Command::FenceResult { .. } => Some("fence_result"),
+        Command::FenceLapsed { .. } => Some("fence_lapsed"),
         Command::Found { .. } => Some("found"),
         _ => None,
     }

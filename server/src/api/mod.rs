@@ -44,6 +44,7 @@ use treelease_proto::wire::raft_server::RaftServer;
 use crate::config::Token;
 use crate::consensus::{Consensus, network};
 use crate::failure::{FailStop, Failure};
+use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::Seat;
 use crate::telemetry::Telemetry;
@@ -81,6 +82,8 @@ pub struct Api {
     pub cluster: Arc<OnceLock<ClusterId>>,
     /// What is counted.
     pub counts: Arc<Telemetry>,
+    /// Fence agents: a policy may name those that this node has.
+    pub runner: Arc<Runner>,
     /// Ends streams, and the server.
     pub closing: CancellationToken,
 }

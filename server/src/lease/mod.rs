@@ -13,22 +13,25 @@
 //! |---|---|
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
+//! | `fencing` | fence agents: attempts, their ends, and the sides that were fenced |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
-//! | `registry` | trees, roots, policy |
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
+//! | `registry`, `retiring` | trees, roots, policy; their end |
 //! | `history`, `replay` | the audit ring; a retry does nothing twice |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
 
 mod acquire;
 mod ending;
+mod fencing;
 mod history;
 pub mod invariant;
 mod queue;
 mod registry;
 mod replay;
 pub mod restore;
+mod retiring;
 mod session;
 mod status;
 #[cfg(test)]
@@ -46,6 +49,8 @@ use treelease_proto::time::{Ttl, WallTime};
 use history::{Context, Histories};
 use replay::Replay;
 
+pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
+pub use retiring::{TOMBSTONES_MAX, Tombstone};
 pub use session::Session;
 pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
@@ -103,6 +108,12 @@ pub struct State {
     sides: BTreeMap<SideName, SessionId>,
     /// Index: the trees that are cooling, so that the leader's timers need not look at all trees.
     cooling: BTreeSet<TreeId>,
+    /// Index: the trees that are fencing or have a fenced side, for the same reason.
+    #[serde(default)]
+    fences: BTreeSet<TreeId>,
+    /// Trees that were removed: their ids are never used again.
+    #[serde(default)]
+    tombstones: BTreeMap<TreeId, Tombstone>,
     /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
     #[serde(default)]
     copied_boots: VecDeque<String>,
@@ -143,6 +154,8 @@ impl State {
             sessions: BTreeMap::new(),
             sides: BTreeMap::new(),
             cooling: BTreeSet::new(),
+            fences: BTreeSet::new(),
+            tombstones: BTreeMap::new(),
             copied_boots: VecDeque::new(),
             predecessors: Vec::new(),
             restoring: None,
@@ -160,7 +173,14 @@ impl State {
         // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
         let replayed = !matches!(
             command,
-            Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+            Command::Lead { .. }
+                | Command::ExpireSession { .. }
+                | Command::EndCopied { .. }
+                | Command::EndGrace { .. }
+                | Command::SettleTtl { .. }
+                | Command::FenceAttempt { .. }
+                | Command::FenceResult { .. }
+                | Command::FenceLapsed { .. }
         );
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
@@ -178,6 +198,7 @@ impl State {
         let answer = self.carry_out(entry.index, command, &mut context);
         for tree in &touched {
             self.settle(tree, &mut context);
+            self.index_fences(tree);
         }
         let mut events = context.into_events();
         for event in &mut events {
@@ -202,6 +223,7 @@ impl State {
             Command::CloseSession { session } => self.close_session(session, context),
             Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
             Command::EndCopied { session, incarnation } => self.end_copied(session, *incarnation, context),
+            Command::SettleTtl { session, incarnation, decided_under } => self.settle_ttl(session, *incarnation, *decided_under),
             Command::Acquire(acquire) => self.acquire(acquire, context),
             Command::Cancel { tree, session } => self.cancel(tree, session, context),
             Command::Decline { lease, for_ms, note } => self.decline(lease, *for_ms, note, context),
@@ -218,9 +240,25 @@ impl State {
                 let witness = ending::Witness { tree, epoch: *epoch, attempt: *attempt, session, marker };
                 self.witnessed(witness, context)
             }
+            Command::FenceAttempt { attempt, verb, agent, deadline_ms, decided_under } => {
+                let deadline = std::time::Duration::from_millis(*deadline_ms);
+                self.fence_attempt(attempt, *verb, agent, deadline, *decided_under, context)
+            }
+            Command::FenceResult { attempt, outcome, detail, decided_under } => {
+                self.fence_result(attempt, *outcome, detail, *decided_under, context)
+            }
+            Command::FenceLapsed { attempt, decided_under } => self.fence_lapsed(attempt, *decided_under, context),
+            Command::FenceStands { attempt } => self.fence_stands(attempt),
+            Command::Unfence { tree, side, epoch, reason, by_hand } => {
+                self.unfence(tree, side, *epoch, reason, *by_hand, context)
+            }
             Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
             Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
             Command::AddRoot { tree, root } => self.add_root(tree, root, context),
+            Command::SetRoot { tree, root, epoch, state, reason } => self.set_root(tree, root, *epoch, *state, reason, context),
+            Command::RemoveRoot { tree, root, reason } => self.remove_root(tree, root, reason, context),
+            Command::Retire { tree, epoch, reason } => self.retire(tree, *epoch, reason, context),
+            Command::RemoveTree { tree, reason } => self.remove_tree(tree, reason, context),
             Command::Takeover { name, tree, root, reason, from_cluster, above } => {
                 let new = registry::NewTree { name, tree, root: Some(root) };
                 self.takeover(new, reason, from_cluster, *above, context)
@@ -262,7 +300,11 @@ impl State {
     /// The trees that a command can change: what to settle and to check afterwards.
     fn touched_by(&self, command: &Command) -> Vec<TreeId> {
         match command {
-            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) | Command::RestorePiece(_) => Vec::new(),
+            Command::Lead { .. }
+            | Command::Found { .. }
+            | Command::OpenSession(_)
+            | Command::RestorePiece(_)
+            | Command::SettleTtl { .. } => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),
@@ -278,7 +320,12 @@ impl State {
             | Command::Active { lease, .. }
             | Command::Decline { lease, .. }
             | Command::Report { lease, .. } => vec![lease.tree.clone()],
+            Command::FenceAttempt { attempt, .. }
+            | Command::FenceResult { attempt, .. }
+            | Command::FenceLapsed { attempt, .. }
+            | Command::FenceStands { attempt } => vec![attempt.tree.clone()],
             Command::EndGrace { tree, .. }
+            | Command::Unfence { tree, .. }
             | Command::Cancel { tree, .. }
             | Command::Break { tree, .. }
             | Command::FenceConfirm { tree, .. }
@@ -287,6 +334,10 @@ impl State {
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
             | Command::RaiseEpoch { tree, .. }
+            | Command::SetRoot { tree, .. }
+            | Command::RemoveRoot { tree, .. }
+            | Command::Retire { tree, .. }
+            | Command::RemoveTree { tree, .. }
             | Command::Takeover { tree, .. } => vec![tree.clone()],
         }
     }
