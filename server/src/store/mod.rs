@@ -11,6 +11,7 @@
 //! what was written, or an error ([`record`]); a directory that once was complete and is not any more is refused, never
 //! taken for an empty one. It knows bytes and numbers only: what an entry means is the business of `consensus`.
 
+pub mod disk;
 pub mod files;
 pub mod identity;
 pub mod lock;
@@ -97,6 +98,18 @@ pub trait Backend: Send + 'static {
     fn load(&mut self) -> io::Result<Loaded>;
     /// Its counters.
     fn counts(&self) -> Arc<Counts>;
+}
+
+impl Backend for Box<dyn Backend> {
+    fn commit(&mut self, change: &WriteSet) -> io::Result<()> {
+        (**self).commit(change)
+    }
+    fn load(&mut self) -> io::Result<Loaded> {
+        (**self).load()
+    }
+    fn counts(&self) -> Arc<Counts> {
+        (**self).counts()
+    }
 }
 
 /// The error of a record that is not what was written.
