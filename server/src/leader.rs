@@ -24,6 +24,7 @@ use crate::consensus::Consensus;
 use crate::expiry::Timers;
 use crate::fencing::Fences;
 use crate::fencing::runner::Runner;
+use crate::surroundings::Faults;
 use crate::telemetry::Telemetry;
 
 /// How often the timers are looked at.
@@ -79,6 +80,8 @@ pub struct Leader {
     pub counts: Arc<Telemetry>,
     /// Fence agents.
     pub runner: Arc<Runner>,
+    /// Rules that are left out.
+    pub faults: Faults,
 }
 
 impl Leader {
@@ -95,7 +98,9 @@ impl Leader {
     }
 
     fn stand_down(&self) {
-        self.seat.timers().demote();
+        if !self.faults.timers_go_on {
+            self.seat.timers().demote();
+        }
         self.seat.turn();
     }
 
@@ -113,6 +118,9 @@ impl Leader {
 
     async fn until_leader(&self) {
         while !self.consensus.leads() {
+            if self.faults.timers_go_on {
+                self.keep_idle_timers();
+            }
             // The age of the quorum's last answer changes without a change of standing: look again after a while.
             tokio::select! {
                 () = self.consensus.standing_changed() => {}
@@ -121,11 +129,25 @@ impl Leader {
         }
     }
 
+    /// A control's: the timers of a node that does not lead, which hear of no renewal.
+    fn keep_idle_timers(&self) {
+        let (state, now) = (self.consensus.state(), self.clock.now());
+        let mut timers = self.seat.timers();
+        if timers.leading().is_none() {
+            timers.promote(&state, Leadership::default(), now);
+        }
+        timers.go_on(Leadership::default());
+        timers.follow(&state, now);
+        timers.tick(now);
+    }
+
     /// A committed `Lead` of our own, and all timers from the start.
     async fn begin(&self) -> Option<Leadership> {
         let node = self.consensus.node();
         match self.consensus.propose_own(Command::Lead { node }, self.clock.wall(), LEAD_LIMIT).await {
             Ok(Answer::Done) => {}
+            // A control's: the term has not changed, so its number has not.
+            Ok(Answer::Ignored { .. }) if self.faults.terms_for_leaderships => {}
             Ok(other) => {
                 tracing::error!(?other, "the state refused to let this node lead");
                 return None;
@@ -138,7 +160,11 @@ impl Leader {
         let state = self.consensus.state();
         // It may be a later `Lead` of ours than the one just answered; then its number is the right one.
         let leadership = state.leadership().filter(|(_, who)| *who == node)?.0;
-        self.seat.timers().promote(&state, leadership, self.clock.now());
+        if self.faults.timers_go_on {
+            self.seat.timers().go_on(leadership);
+        } else {
+            self.seat.timers().promote(&state, leadership, self.clock.now());
+        }
         drop(state);
         self.seat.turn();
         Some(leadership)

@@ -24,6 +24,7 @@
 //! | [`node`] | one node, wired together and taken down in order |
 //! | [`config`] | flags and file to one checked value |
 //! | [`failure`] | what ends a node, with its exit code |
+//! | [`surroundings`] | what a node stands on: this machine, or a simulated world |
 
 pub mod admin;
 pub mod api;
@@ -37,4 +38,5 @@ pub mod leader;
 pub mod lease;
 pub mod node;
 pub mod store;
+pub mod surroundings;
 pub mod telemetry;

@@ -17,12 +17,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use treelease_proto::clock::{Clock, ServerClock};
+use treelease_proto::clock::Clock;
 use treelease_proto::command::{Answer, Command};
 use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::time::Ttl;
 
 use crate::admin::{self, Admin};
+use crate::api::callers::Callers;
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
@@ -33,6 +34,7 @@ use crate::leader::{Leader, Seat};
 use crate::store::files;
 use crate::store::identity::Identity;
 use crate::store::lock::DirLock;
+use crate::surroundings::Surroundings;
 use crate::telemetry::Telemetry;
 
 /// How long the whole end may take.
@@ -64,14 +66,25 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node and returns when it serves.
+    /// Starts a node on this machine and returns when it serves.
     pub async fn start(config: Config) -> Result<Self> {
+        Self::start_on(config, Surroundings::of_this_machine()).await
+    }
+
+    /// The same on other ground.
+    pub async fn start_on(config: Config, mut on: Surroundings) -> Result<Self> {
         let dir = config.data_dir.clone();
         make_dir(&dir)?;
         let lock = DirLock::take(&dir)?;
-        let listener = bind(&config).await?;
-        let bound = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
-        let address = config.advertise.clone().unwrap_or_else(|| bound.to_string());
+        let (callers, bound) = match on.callers.take() {
+            Some(callers) => (Callers::Given(callers), String::new()),
+            None => {
+                let listener = bind(&config).await?;
+                let bound = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
+                (Callers::Sockets(listener), bound.to_string())
+            }
+        };
+        let address = config.advertise.clone().unwrap_or(bound);
         let admin = if config.admin.is_empty() { None } else { Some(admin::bind(&config.admin)?) };
         let address_file = dir.join("address");
         remove_address(&address_file)?;
@@ -79,7 +92,7 @@ impl Node {
         let fail = FailStop::new();
         let identity = Identity::open_as(&dir, config.node_id, &DIRECTORIES, config.store)?;
         let several = identity.formation.is_some() || !config.peers.is_empty();
-        let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone()).await?;
+        let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone(), &on).await?;
         let consensus = Arc::new(opened);
         if several && identity.formation.is_none() && (identity.initialized || consensus.is_formed().await?) {
             consensus.stop().await;
@@ -89,7 +102,7 @@ impl Node {
         set.insert(config.node_id, address.clone());
         warn_of_another_set(&identity, &set);
         let former = Arc::new(Former::new(dir.clone(), identity, set, consensus.clone(), fail.clone()));
-        let clock: Arc<dyn Clock> = Arc::new(ServerClock::new());
+        let clock = on.clock.clone();
         let seat = Arc::new(Seat::new());
         let (closing, stop_leading) = (CancellationToken::new(), CancellationToken::new());
         let counts = Arc::new(Telemetry::default());
@@ -101,6 +114,7 @@ impl Node {
             clock: clock.clone(),
             counts: counts.clone(),
             runner: runner.clone(),
+            faults: on.faults.in_this_build(),
         };
         let leader = tokio::spawn(leader.run(stop_leading.clone()));
         let known = Arc::new(OnceLock::new());
@@ -124,7 +138,7 @@ impl Node {
             cluster: known.clone(),
             closing: closing.clone(),
         };
-        let serve = api::serve(listener, api, config.token.clone(), fail.clone());
+        let serve = api::serve(callers, api, config.token.clone(), fail.clone());
         let start = Start { consensus: &consensus, seat: &seat, former: &former, clock: clock.as_ref(), pace: &config.pace };
         // Several nodes find each other through this service; a single one has nothing to say before it leads.
         let (gate, opened) = oneshot::channel();
@@ -179,6 +193,11 @@ impl Node {
     /// Where health and metrics are told, if they are.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// Its part in the agreement, for those who look at what is applied.
+    pub fn consensus(&self) -> &Arc<Consensus> {
+        &self.consensus
     }
 
     /// The cluster that it belongs to.

@@ -8,6 +8,7 @@
 //! | Backup | `backup` |
 //! | who may call | [`auth`] |
 //! | what other nodes ask; calls to the leader | `peers` |
+//! | where callers come from | [`callers`] |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
 //! another node or again; DEADLINE_EXCEEDED (and CANCELLED, from the transport): unknown, ask again with the same request
@@ -18,6 +19,7 @@
 
 pub mod auth;
 mod backup;
+pub mod callers;
 mod lease;
 pub mod nonce;
 mod peers;
@@ -27,7 +29,6 @@ mod watch;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -48,6 +49,7 @@ use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::Seat;
 use crate::telemetry::Telemetry;
+use callers::Callers;
 use nonce::Nonces;
 
 /// Largest message that is taken.
@@ -98,7 +100,7 @@ pub(crate) struct Service {
 }
 
 /// Serves until `api.closing`.
-pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: FailStop) {
+pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailStop) {
     let closing = api.closing.clone();
     let service = Service {
         api,
@@ -113,16 +115,21 @@ pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: 
     let peers = InterceptedService::new(peers, auth::Gatekeeper::new(token.as_ref()));
     let service = LeaseServer::from_arc(service).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(ANSWER_MAX);
     let service = InterceptedService::new(service, auth::Gatekeeper::new(token.as_ref()));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-    let served = Server::builder()
+    let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
         .max_concurrent_streams(STREAMS_MAX)
         .concurrency_limit_per_connection(CALLS_MAX)
         .add_service(service)
-        .add_service(peers)
-        .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned())
-        .await;
+        .add_service(peers);
+    let ended = closing.clone().cancelled_owned();
+    let served = match callers {
+        Callers::Sockets(listener) => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
+            router.serve_with_incoming_shutdown(incoming, ended).await
+        }
+        Callers::Given(incoming) => router.serve_with_incoming_shutdown(incoming, ended).await,
+    };
     if let Err(e) = served
         && !closing.is_cancelled()
     {

@@ -45,6 +45,23 @@ enum Lane {
     Calls,
 }
 
+/// How a connection is made: over this machine's network, unless something else is given.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn(&Endpoint) -> Channel + Send + Sync>);
+
+impl Dial {
+    /// Another way.
+    pub fn new(connect: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static) -> Self {
+        Self(Arc::new(connect))
+    }
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self::new(Endpoint::connect_lazy)
+    }
+}
+
 /// A call that brought no word of the node that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
@@ -60,6 +77,7 @@ pub struct Network {
     peers: Arc<Peers>,
     token: Option<Token>,
     backoff: Duration,
+    dial: Dial,
     channels: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
     /// Members that are not reached, and why: said once when it changes, not at every heartbeat.
     away: Arc<Mutex<BTreeMap<NodeId, String>>>,
@@ -67,8 +85,8 @@ pub struct Network {
 
 impl Network {
     /// Nothing is connected yet. After a peer was unreachable openraft waits `backoff` before it tries again.
-    pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration) -> Self {
-        Self { peers, token, backoff, channels: Arc::default(), away: Arc::default() }
+    pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration, dial: Dial) -> Self {
+        Self { peers, token, backoff, dial, channels: Arc::default(), away: Arc::default() }
     }
 
     /// Asks whoever is at this address who it is.
@@ -123,7 +141,7 @@ impl Network {
                     .keep_alive_timeout(KEEPALIVE_LIMIT)
                     .keep_alive_while_idle(true)
                     .tcp_nodelay(true);
-                let channel = endpoint.connect_lazy();
+                let channel = (self.dial.0)(&endpoint);
                 channels.insert((addr.to_owned(), lane), channel.clone());
                 channel
             }

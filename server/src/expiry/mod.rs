@@ -88,6 +88,11 @@ impl Timers {
         self.follow(state, now);
     }
 
+    /// A control's, in place of [`Self::promote`]: leads on with timers as they are.
+    pub fn go_on(&mut self, leadership: Leadership) {
+        self.leading = Some(leadership);
+    }
+
     /// This node leads no more. Dooms end with their leadership.
     pub fn demote(&mut self) {
         *self = Self::default();

@@ -11,6 +11,7 @@
 //! what was written, or an error ([`record`]); a directory that once was complete and is not any more is refused, never
 //! taken for an empty one. It knows bytes and numbers only: what an entry means is the business of `consensus`.
 
+pub mod disk;
 pub mod files;
 pub mod identity;
 pub mod kind;
