@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fs_support::{HOUR, Mapping, Tree, errno, eventually};
+use fs_support::{HOUR, Mapping, Small, Tree, errno, eventually};
 use nix::libc::{ENOSPC, EROFS, ESTALE, ETXTBSY};
 use rustix::fs::{CWD, Mode, OFlags};
 use treelease_client::words::clock::Clock;
@@ -233,24 +233,6 @@ fn an_open_that_cuts_still_cuts() {
     t.release();
     assert_eq!(open().unwrap_err(), rustix::io::Errno::ROFS);
     assert_eq!(fs::read(t.lower.join("f")).unwrap(), b"long text");
-}
-
-/// A small filesystem in memory below a tree; taken away with it.
-struct Small(std::path::PathBuf);
-
-impl Small {
-    fn over(lower: &Path) -> Self {
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("tmpfs"), lower, Some("tmpfs"), flags, Some("size=32k"))
-            .expect("this test mounts a small tmpfs: it needs root");
-        Small(lower.to_owned())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _gone = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
 }
 
 /// Stores through a mapping of a sparse file that the storage has no room for: what msync and fsync say, and whether the

@@ -101,6 +101,8 @@ pub struct Node {
     written_since: AtomicU64,
     /// Serial under which it was last revalidated, plus one.
     fresh: AtomicU64,
+    /// The kernel may have pages of it that the storage has not taken.
+    spoiled: AtomicBool,
 }
 
 impl Node {
@@ -123,6 +125,14 @@ impl Node {
     /// It was revalidated under this serial.
     pub fn set_fresh(&self, serial: u64) {
         self.fresh.store(serial.wrapping_add(1), Ordering::Release);
+    }
+    /// The storage did not take pages that the kernel has of it.
+    pub fn spoil(&self) {
+        self.spoiled.store(true, Ordering::Release);
+    }
+    /// Whether it did not; the kernel is about to drop them.
+    pub fn unspoil(&self) -> bool {
+        self.spoiled.load(Ordering::Acquire) && self.spoiled.swap(false, Ordering::AcqRel)
     }
     /// A writable handle was opened under this epoch.
     pub fn note_writable(&self, epoch: Epoch) {
@@ -239,6 +249,7 @@ impl Nodes {
             replaced: AtomicBool::new(false),
             written_since: AtomicU64::new(u64::MAX),
             fresh: AtomicU64::new(0),
+            spoiled: AtomicBool::new(false),
         });
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
         table.by_id.insert(ROOT, node.clone());
@@ -318,10 +329,25 @@ impl Nodes {
             replaced: AtomicBool::new(false),
             written_since: AtomicU64::new(u64::MAX),
             fresh: AtomicU64::new(0),
+            spoiled: AtomicBool::new(false),
         });
         table.by_id.insert(id, node.clone());
         table.by_key.insert(key, id);
         node
+    }
+
+    /// As [`Nodes::enter`], of a node that the kernel knows already; None: it does not.
+    pub fn enter_known(&self, stat: &Statx, dir: &Node, name: &OsStr, run: u64) -> Option<Arc<Node>> {
+        let kind = u32::from(stat.stx_mode) & TYPE_BITS;
+        let node = {
+            // The count moves under the table's lock: a forget that takes the node away comes before or after.
+            let table = self.read();
+            let node = table.by_key.get(&Key::of(stat)).and_then(|id| table.by_id.get(id)).filter(|node| node.kind == kind)?;
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            node.clone()
+        };
+        node.add_name(dir.id, name, run);
+        Some(node)
     }
 
     /// The kernel has forgotten `n` lookups. Some(node) if that was the last.

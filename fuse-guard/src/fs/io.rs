@@ -11,7 +11,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::caller::Caller;
 use super::error::{Errno, Result, reason};
@@ -173,6 +173,7 @@ impl Fs {
             other => other,
         };
         if let Err(why) = written {
+            node.spoil();
             tracing::warn!(path = self.nodes.path_of(&node), %why, "mapped pages could not be written: msync and fsync say so");
         }
         written
@@ -204,12 +205,22 @@ impl Fs {
                 let result = if data_only { rustix::fs::fdatasync(&*file.fd) } else { rustix::fs::fsync(&*file.fd) };
                 self.confirmed(&file.node, result)
             }
-            Open::Dir(node, fd) => {
-                let result = rustix::fs::fsync(&*lock(fd));
+            Open::Dir(node, listing) => {
+                let result = rustix::fs::fsync(&lock(listing).fd);
                 self.confirmed(node, result)
             }
             Open::Status(_) => Ok(()),
         }
+    }
+
+    /// fsync(2) of a directory that the kernel has opened by itself.
+    pub fn fsync_dir(&self, who: Caller, id: u64) -> Result<()> {
+        if StatusDir::has(id) {
+            return Ok(());
+        }
+        let (node, fd) = self.dir_unopened(who, id)?;
+        let result = rustix::fs::fsync(&fd);
+        self.confirmed(&node, result)
     }
 
     /// fallocate(2).
@@ -251,18 +262,27 @@ impl Fs {
         Ok(n)
     }
 
-    /// ioctl(2): the file's flags, and nothing else.
-    pub fn ioctl(&self, who: Caller, fh: u64, cmd: u32, input: &[u8]) -> Result<Vec<u8>> {
-        let open = self.handles.get(fh)?;
-        let (raw, node) = match &*open {
-            Open::File(file) => (file.fd.as_raw_fd(), &file.node),
-            Open::Dir(node, fd) => (lock(fd).as_raw_fd(), node),
-            Open::Status(_) => return Err(Errno::NOTTY),
+    /// ioctl(2): the file's flags, and nothing else. `fh` is 0 for a directory that the kernel has opened by itself.
+    pub fn ioctl(&self, who: Caller, (id, fh): (u64, u64), cmd: u32, input: &[u8]) -> Result<Vec<u8>> {
+        if StatusDir::has(id) {
+            return Err(Errno::NOTTY);
+        }
+        let (open, unopened);
+        let (raw, node) = if fh == 0 {
+            unopened = self.dir_unopened(who, id)?;
+            (unopened.1.as_raw_fd(), &unopened.0)
+        } else {
+            open = self.handles.get(fh)?;
+            match &*open {
+                Open::File(file) => (file.fd.as_raw_fd(), &file.node),
+                Open::Dir(node, listing) => (lock(listing).fd.as_raw_fd(), node),
+                Open::Status(_) => return Err(Errno::NOTTY),
+            }
         };
         let mut flags: libc::c_int = 0;
         match cmd {
             GETFLAGS => {
-                // SAFETY: `raw` is open as long as `open` lives; the kernel writes one int to a live int.
+                // SAFETY: `raw` is open as long as `open` or `unopened` lives; the kernel writes one int to a live int.
                 if unsafe { libc::ioctl(raw, libc::Ioctl::from(GETFLAGS), &mut flags) } != 0 {
                     return Err(last_errno());
                 }
@@ -283,23 +303,6 @@ impl Fs {
             }
             _ => Err(Errno::NOTTY),
         }
-    }
-
-    /// opendir(3).
-    pub fn opendir(&self, who: Caller, id: u64) -> Result<u64> {
-        let seen = self.gate.standing();
-        if StatusDir::has(id) {
-            return Ok(self.handles.add(Open::Status(Vec::new())));
-        }
-        let node = self.nodes.get(id)?;
-        self.freshen(&node, &seen)?;
-        self.settle(who, &node, &seen)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let _acting = self.act(who)?;
-        let quiet = if seen.holds(self.gate.now()) { OFlags::empty() } else { OFlags::NOATIME };
-        let open = |flags| rustix::fs::openat(&node.fd, ".", flags, Mode::empty());
-        let fd = open(flags | quiet).or_else(|_| open(flags))?;
-        Ok(self.handles.add(Open::Dir(node.clone(), std::sync::Mutex::new(fd))))
     }
 }
 

@@ -7,7 +7,9 @@
 mod answer;
 mod beneath;
 mod call;
+mod counts;
 mod journals;
+mod keeper;
 mod locks;
 mod mount;
 mod mounting;
@@ -28,9 +30,10 @@ use fuser::{
 };
 
 use crate::fs::attr::{Changes, SetTime};
+use crate::fs::caching::Kept;
 use crate::fs::caller::Caller;
 use crate::fs::error::{Result, reason};
-use crate::fs::inode::ROOT;
+use crate::fs::inode::{Node, ROOT};
 use crate::fs::names::Making;
 use crate::fs::status_dir::{self, StatusDir};
 use crate::fs::{Entry, Fs, io};
@@ -38,9 +41,14 @@ use crate::gate::{Admission, Hooks, Op};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use answer::{Answer, errno, file_attr, file_type};
 use call::Call;
+use counts::{Kind, Requests};
+use keeper::Keeper;
+use notify::Notify;
 
 /// The largest write that the kernel is asked to send at once: its own limit for one request.
 const MAX_WRITE: u32 = 1 << 20;
+/// Requests that nobody waits for (reading ahead, writing back) at the same time; the kernel's own default is 12.
+const BACKGROUND: u16 = 64;
 
 /// What the face, the carriers and the mount share.
 pub(crate) struct Shared {
@@ -50,9 +58,55 @@ pub(crate) struct Shared {
     pub(crate) expire_only: AtomicBool,
     /// The mount's device, as /proc/locks names it; set once it is mounted.
     pub(crate) device: std::sync::OnceLock<(u32, u32)>,
+    /// What the kernel is told to forget by itself.
+    pub(crate) keeper: Keeper,
+    /// What the kernel has asked.
+    pub(crate) requests: Requests,
+    /// The kernel checks permissions by itself (`default_permissions`).
+    pub(crate) kernel_permits: bool,
+    /// The kernel can open directories by itself.
+    pub(crate) unopened: AtomicBool,
 }
 
 impl Shared {
+    pub(super) fn new(fs: Fs, hooks: Arc<dyn Hooks>, kernel_permits: bool) -> Self {
+        Shared {
+            fs,
+            hooks,
+            expire_only: AtomicBool::new(false),
+            device: std::sync::OnceLock::new(),
+            keeper: Keeper::default(),
+            requests: Requests::default(),
+            kernel_permits,
+            unopened: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the kernel ask for every name of a node anew.
+    pub(super) fn forget_names(&self, node: &Node, notify: &Notify) {
+        let expire = self.expire_only.load(Ordering::Relaxed);
+        for (parent, name) in node.names() {
+            notify.entry(parent, &name, expire);
+        }
+    }
+
+    /// Makes the kernel ask anew for every name that it was told is not there.
+    pub(super) fn forget_absent(&self, notify: &Notify) {
+        let expire = self.expire_only.load(Ordering::Relaxed);
+        for (parent, name) in self.fs.absent.all(self.fs.gate.now()) {
+            notify.entry(parent, &name, expire);
+        }
+    }
+
+    /// A directory's listing is about to be told to the kernel.
+    fn lists(&self, id: u64, offset: u64) {
+        if offset == 0 {
+            let kept = self.fs.nodes.get(id).map_or(Kept::Never, |node| Kept::of(&node));
+            let ttl = self.fs.ttl(&self.fs.gate.standing(), kept);
+            self.keeper.listed(id, ttl, self.fs.gate.now());
+        }
+    }
+
     /// Who holds an exclusive lock on this file through a node of an earlier run (I6): it believes that it is alone.
     fn locked_in_an_earlier_run(&self, id: u64) -> Option<String> {
         let node = self.fs.nodes.get(id).ok().filter(|_| !self.fs.faults.no_lock_check)?;
@@ -80,6 +134,10 @@ fn caller(req: &Request) -> Caller {
 impl Face {
     fn fs(&self) -> &Fs {
         &self.0.fs
+    }
+
+    fn count(&self, kind: Kind) {
+        self.0.requests.count(kind);
     }
 
     fn call(&self, req: &Request, op: Op, on: INodeNo) -> Call {
@@ -139,6 +197,8 @@ impl Filesystem for Face {
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_HAS_IOCTL_DIR,
+            // A symlink never changes; what its name leads to is asked as every name is.
+            InitFlags::FUSE_CACHE_SYMLINKS,
         ] {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel lacks it");
@@ -146,18 +206,31 @@ impl Filesystem for Face {
         }
         let expire = config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok();
         self.0.expire_only.store(expire, Ordering::Relaxed);
+        // Only where it checks permissions by itself: nobody asks us then whether a directory may be read.
+        let unopened = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT) && self.0.kernel_permits;
+        self.0.unopened.store(unopened, Ordering::Relaxed);
         let _nearest = config.set_max_write(MAX_WRITE);
+        let _nearest = config.set_max_background(BACKGROUND);
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Kind::Lookup);
         if parent.0 == ROOT && name == status_dir::NAME {
             return self.status_entry(Ok(StatusDir::ID), reply);
         }
         if StatusDir::has(parent.0) {
             return self.status_entry(self.fs().status.find(name), reply);
         }
-        reply.send(self.fs(), self.fs().lookup(caller(req), parent.0, name));
+        let seen = self.fs().gate.standing();
+        match self.fs().lookup(caller(req), parent.0, name) {
+            Err(crate::fs::error::Errno::NOENT) => match self.fs().absent_for(parent.0, name, &seen) {
+                // No node: the kernel may believe for so long that the name is not there.
+                Some(ttl) => reply.entry(&ttl, &answer::bare_attr(0, 0), fuser::Generation(0)),
+                None => reply.error(fuser::Errno::ENOENT),
+            },
+            found => reply.send(self.fs(), found),
+        }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -165,6 +238,7 @@ impl Filesystem for Face {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.count(Kind::Getattr);
         reply.send(self.fs(), self.fs().getattr(ino.0));
     }
 
@@ -186,6 +260,7 @@ impl Filesystem for Face {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.count(Kind::Setattr);
         let op = if size.is_some() { Op::Truncate } else { Op::Setattr };
         let mut call = self.call(req, op, ino);
         call.handle = fh.and_then(|fh| self.fs().opened_under(fh.0));
@@ -194,32 +269,38 @@ impl Filesystem for Face {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count(Kind::Readlink);
         reply.send(self.fs(), self.fs().readlink(caller(req), ino.0));
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        self.count(Kind::Mknod);
         let (call, name) = self.named(req, Op::Mknod, parent, name);
         let making = Making { mode, umask, rdev };
         call.start(reply, move |fs, who, seen| fs.mknod(who, seen, parent.0, &name, making));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.count(Kind::Mkdir);
         let (call, name) = self.named(req, Op::Mkdir, parent, name);
         let making = Making { mode, umask, rdev: 0 };
         call.start(reply, move |fs, who, seen| fs.mkdir(who, seen, parent.0, &name, making));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Unlink);
         let (call, name) = self.named(req, Op::Unlink, parent, name);
         call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, false));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Rmdir);
         let (call, name) = self.named(req, Op::Rmdir, parent, name);
         call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, true));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.count(Kind::Symlink);
         let (call, name) = self.named(req, Op::Symlink, parent, link_name);
         let target = target.as_os_str().to_owned();
         call.start(reply, move |fs, who, seen| fs.symlink(who, seen, parent.0, &name, &target));
@@ -235,20 +316,23 @@ impl Filesystem for Face {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Rename);
         let (call, name) = self.named(req, Op::Rename, parent, name);
         let newname = newname.to_owned();
         call.start(reply, move |fs, who, seen| fs.rename(who, seen, (parent.0, &name), (newparent.0, &newname), flags.bits()));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.count(Kind::Link);
         let (call, name) = self.named(req, Op::Link, newparent, newname);
         call.start(reply, move |fs, who, seen| fs.link(who, seen, ino.0, newparent.0, &name));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Kind::Open);
         if !io::opens_for_writing(flags.0) {
             let seen = self.fs().gate.standing();
-            return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0));
+            return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0).map(|fh| (fh, seen)));
         }
         let call = self.call(req, Op::OpenWrite, ino);
         let call = if flags.0 & nix::libc::O_TRUNC != 0 { Call { op: Op::Truncate, ..call } } else { call };
@@ -263,11 +347,12 @@ impl Filesystem for Face {
             if shared.opens_to_undo_a_turn(who.pid, ino.0) {
                 return Err(reason::STALE);
             }
-            fs.open(who, seen, ino.0, flags.0)
+            fs.open(who, seen, ino.0, flags.0).map(|fh| (fh, *seen))
         });
     }
 
     fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        self.count(Kind::Create);
         let fs = self.fs();
         let seen = fs.gate.standing();
         let exclusive = flags & nix::libc::O_EXCL != 0;
@@ -304,6 +389,7 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.count(Kind::Read);
         answer::with_buffer(size as usize, |buf| match self.fs().read(fh.0, offset, buf) {
             Ok(n) => reply.data(&buf[..n]),
             Err(why) => reply.error(errno(why)),
@@ -322,6 +408,7 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.count(Kind::Write);
         let fs = self.fs();
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -329,7 +416,8 @@ impl Filesystem for Face {
             true => self.call(req, Op::PageWrite, ino),
             false => self.by_handle(req, Op::Write, ino, fh),
         };
-        if pages && fs.nodes.get(ino.0).is_ok_and(|node| node.is_replaced()) {
+        let node = if pages { fs.nodes.get(ino.0).ok() } else { None };
+        if node.as_ref().is_some_and(|node| node.is_replaced()) {
             fs.gate.refused_page();
             return call.refuse(reason::STALE, reply);
         }
@@ -343,7 +431,10 @@ impl Filesystem for Face {
                 };
                 reply.send(fs, call.finish(permit, result));
             }
-            Admission::Refuse(why) => call.refuse(why, reply),
+            Admission::Refuse(why) => {
+                node.iter().for_each(|node| node.spoil());
+                call.refuse(why, reply);
+            }
             Admission::Wait => {
                 let data = data.to_vec();
                 call.bytes = data.len();
@@ -356,6 +447,7 @@ impl Filesystem for Face {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.count(Kind::Flush);
         reply.send(self.fs(), self.fs().flush(fh.0));
     }
 
@@ -369,29 +461,42 @@ impl Filesystem for Face {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Release);
         self.fs().release(fh.0);
         reply.ok();
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.count(Kind::Fsync);
         reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs().opendir(caller(req), ino.0) {
+        self.count(Kind::Opendir);
+        if self.0.unopened.load(Ordering::Relaxed) {
+            // From now on the kernel opens directories by itself, and keeps their listings: see `keeper` for how long.
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        let seen = self.fs().gate.standing();
+        match self.fs().opendir(caller(req), &seen, ino.0) {
+            Ok(fh) if self.fs().keeps_listing(ino.0, &seen) => {
+                reply.opened(FileHandle(fh), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+            }
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(why) => reply.error(errno(why)),
         }
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.count(Kind::Readdir);
+        self.0.lists(ino.0, offset);
         let mut add = |item: &crate::fs::dir::Item| reply.add(INodeNo(item.ino), item.cookie, file_type(item.kind), &item.name);
         let result = match self.fs().lists_status(ino.0) {
             true => {
                 self.fs().readdir_status(offset, add);
                 Ok(())
             }
-            false => self.fs().readdir(fh.0, offset, &mut add),
+            false => self.fs().readdir(caller(req), (ino.0, fh.0), offset, &mut add),
         };
         match result {
             Ok(()) => reply.ok(),
@@ -400,7 +505,9 @@ impl Filesystem for Face {
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.count(Kind::Readdirplus);
         let fs = self.fs();
+        self.0.lists(ino.0, offset);
         let zero = std::time::Duration::ZERO;
         if fs.lists_status(ino.0) {
             // Their ids are never forgotten: no lookup is counted.
@@ -411,9 +518,9 @@ impl Filesystem for Face {
             });
             return reply.ok();
         }
-        let result = fs.readdirplus(caller(req), fh.0, offset, |item, entry| match entry {
+        let result = fs.readdirplus(caller(req), (ino.0, fh.0), offset, |item, entry| match entry {
             Some(Entry { node, attr, seen }) => {
-                let ttl = fs.ttl(seen, false);
+                let ttl = fs.ttl(seen, Kept::of(node));
                 let generation = fuser::Generation(node.generation);
                 reply.add(INodeNo(node.id), item.cookie, &item.name, &ttl, &file_attr(attr, node.id), generation)
             }
@@ -430,15 +537,20 @@ impl Filesystem for Face {
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.count(Kind::Releasedir);
         self.fs().release(fh.0);
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.count(Kind::Fsyncdir);
+        let fs = self.fs();
+        let result = if fh.0 == 0 { fs.fsync_dir(caller(req), ino.0) } else { fs.fsync(fh.0, datasync) };
+        reply.send(fs, result);
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count(Kind::Statfs);
         match self.fs().statfs() {
             Ok(s) => {
                 let (bsize, namelen, frsize) = (s.f_bsize as u32, s.f_namemax as u32, s.f_frsize as u32);
@@ -449,25 +561,30 @@ impl Filesystem for Face {
     }
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _pos: u32, reply: ReplyEmpty) {
+        self.count(Kind::Setxattr);
         let (name, value) = (name.to_owned(), value.to_owned());
         let call = self.call(req, Op::Setxattr, ino);
         call.start(reply, move |fs, who, seen| fs.setxattr(who, seen, ino.0, &name, &value, flags));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Getxattr);
         answer::xattr(reply, size, self.fs().getxattr(caller(req), ino.0, name));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Listxattr);
         answer::xattr(reply, size, self.fs().listxattr(caller(req), ino.0));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Removexattr);
         let name = name.to_owned();
         self.call(req, Op::Removexattr, ino).start(reply, move |fs, who, seen| fs.removexattr(who, seen, ino.0, &name));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        self.count(Kind::Access);
         let fs = self.fs();
         let judged = match mask.contains(AccessFlags::W_OK) {
             true => fs.vet(ino.0, None).and_then(|()| match fs.gate.admit(Op::AccessWrite, None) {
@@ -491,22 +608,25 @@ impl Filesystem for Face {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.count(Kind::Ioctl);
         if io::reads_flags(cmd) {
-            return reply.send(self.fs(), self.fs().ioctl(caller(req), fh.0, cmd, &[]));
+            return reply.send(self.fs(), self.fs().ioctl(caller(req), (ino.0, fh.0), cmd, &[]));
         }
         if !io::known_ioctl(cmd) {
             return reply.error(fuser::Errno::ENOTTY);
         }
         let input = in_data.to_vec();
-        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, _| fs.ioctl(who, fh.0, cmd, &input));
+        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, _| fs.ioctl(who, (ino.0, fh.0), cmd, &input));
     }
 
     fn fallocate(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        self.count(Kind::Fallocate);
         let call = self.by_handle(req, Op::Fallocate, ino, fh);
         call.start(reply, move |fs, who, _| fs.fallocate(who, fh.0, offset, length, mode));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.count(Kind::Lseek);
         match self.fs().lseek(fh.0, offset, whence) {
             Ok(at) => reply.offset(at as i64),
             Err(why) => reply.error(errno(why)),
@@ -526,6 +646,7 @@ impl Filesystem for Face {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.count(Kind::CopyFileRange);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
         call.start(reply, move |fs, _, _| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len));
     }

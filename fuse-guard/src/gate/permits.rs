@@ -167,10 +167,13 @@ impl Gate {
         if !op.needs_the_lease() {
             return Admission::Permit(self.permit(inner.standing(), op, None, false));
         }
-        let judged = |standing: &Standing| admit(standing, op, handle, inner.clock.now());
+        // One reading for both looks: what happens between it and the system call is for [`Permit::finish`] to see.
+        let now = inner.clock.now();
+        let judged = |standing: &Standing| admit(standing, op, handle, now);
         let early = view(inner.standing());
-        if judged(&early) != Verdict::Admit {
-            return self.say_no(&early, op, judged(&early));
+        let verdict = judged(&early);
+        if verdict != Verdict::Admit {
+            return self.say_no(&early, op, verdict);
         }
         let counter = inner.counter(op);
         counter.fetch_add(1, Ordering::SeqCst);
@@ -181,7 +184,7 @@ impl Gate {
             Verdict::Admit => {
                 inner.tally.admitted.fetch_add(1, Ordering::Relaxed);
                 let would_refuse = match standing.mode {
-                    Mode::Observe => match judge(&standing, op, handle, inner.clock.now()) {
+                    Mode::Observe => match judge(&standing, op, handle, now) {
                         Verdict::Admit => None,
                         Verdict::Stale => Some(Errno::STALE),
                         Verdict::ReadOnly | Verdict::Wait => Some(Errno::ROFS),

@@ -170,6 +170,24 @@ fn start_with(
     Mount::start(options, ears.clone(), clock.clone() as Arc<dyn Clock>)
 }
 
+/// A small filesystem in memory below a tree; taken away with it.
+pub struct Small(PathBuf);
+
+impl Small {
+    pub fn over(lower: &Path) -> Self {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), lower, Some("tmpfs"), flags, Some("size=32k"))
+            .expect("this test mounts a small tmpfs: it needs root");
+        Small(lower.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _gone = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 /// Waits for another thread or process, with a limit.
 pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     for _ in 0..5000 {
@@ -203,6 +221,20 @@ impl Mapping {
         let at = unsafe { nix::libc::mmap(std::ptr::null_mut(), len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) };
         assert_ne!(at, MAP_FAILED);
         Mapping { at: at.cast(), len }
+    }
+    /// One that only reads.
+    pub fn to_read(file: &std::fs::File, len: usize) -> Self {
+        use nix::libc::{MAP_FAILED, MAP_SHARED, PROT_READ};
+        let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let at = unsafe { nix::libc::mmap(std::ptr::null_mut(), len, PROT_READ, MAP_SHARED, fd, 0) };
+        assert_ne!(at, MAP_FAILED);
+        Mapping { at: at.cast(), len }
+    }
+    pub fn get(&self, n: usize) -> u8 {
+        assert!(n < self.len);
+        // SAFETY: within the mapping, which lives as long as `self`.
+        unsafe { self.at.add(n).read_volatile() }
     }
     pub fn put(&self, n: usize, byte: u8) {
         assert!(n < self.len);
