@@ -4,6 +4,7 @@
 //! |---|---|
 //! | real processes: servers and sides over one directory, killed and unmounted when the test ends | [`hosts`] |
 //! | a network of hosts, what can befall them, and what must be true afterwards | [`ends`] |
+//! | one program in a guarded tree and in a bare directory | [`twin`] |
 //! | a stand-in for tools that keep a SQLite database in the tree | [`ledger`] |
 //! | a disk whose power can be cut | [`disk`] |
 //! | a simulated world of clocks, leaders, networks and sides around the pure cores, from one seed | [`world`] |
@@ -17,4 +18,5 @@ pub mod disk;
 pub mod ends;
 pub mod hosts;
 pub mod ledger;
+pub mod twin;
 pub mod world;

@@ -71,6 +71,9 @@ struct Names {
     run: u64,
     /// The last one was found to lead elsewhere, and none has come since.
     moved: bool,
+    /// Those that were found to lead elsewhere in the run `lost_in`: the kernel may still believe them, and must be told.
+    lost: BTreeSet<(u64, OsString)>,
+    lost_in: u64,
 }
 
 /// One file, directory or other thing that the kernel knows.
@@ -156,8 +159,13 @@ impl Node {
             n => n == 2,
         }
     }
-    /// The names by which the kernel may know it: parent and name.
+    /// The names by which the kernel may know it, parent and name, those too that were found to lead elsewhere: for telling it.
     pub fn names(&self) -> Vec<(u64, OsString)> {
+        let names = lock(&self.names);
+        names.known.union(&names.lost).cloned().collect()
+    }
+    /// The names that lead to it, as far as is known.
+    pub fn known_names(&self) -> Vec<(u64, OsString)> {
         lock(&self.names).known.iter().cloned().collect()
     }
     /// Whether the kernel may know it by another name than this one.
@@ -182,11 +190,17 @@ impl Node {
     pub fn drop_name(&self, parent: u64, name: &OsStr) {
         lock(&self.names).known.remove(&(parent, name.to_owned()));
     }
-    /// This name leads elsewhere.
-    pub fn lose_name(&self, parent: u64, name: &OsStr) {
+    /// This name leads elsewhere, as was found in the run `run`. What was lost in an earlier one the kernel has been told.
+    pub fn lose_name(&self, parent: u64, name: &OsStr, run: u64) {
         let mut names = lock(&self.names);
-        names.known.remove(&(parent, name.to_owned()));
+        let name = (parent, name.to_owned());
+        names.known.remove(&name);
         names.moved = names.known.is_empty();
+        if names.lost_in != run {
+            names.lost_in = run;
+            names.lost.clear();
+        }
+        names.lost.insert(name);
     }
     /// Whether all its names lead elsewhere.
     pub fn is_moved(&self) -> bool {
@@ -323,7 +337,7 @@ impl Nodes {
             writable: Mutex::default(),
             dirty_in: AtomicU64::new(0),
             lookups: AtomicU64::new(1),
-            names: Mutex::new(Names { known: BTreeSet::from([(dir.id, name.to_owned())]), run, moved: false }),
+            names: Mutex::new(Names { known: BTreeSet::from([(dir.id, name.to_owned())]), run, ..Names::default() }),
             below_foreign,
             marker: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
