@@ -249,15 +249,6 @@ impl Mapping {
         assert_ne!(at, MAP_FAILED);
         Mapping { at: at.cast(), len }
     }
-    /// One that only reads.
-    pub fn to_read(file: &std::fs::File, len: usize) -> Self {
-        use nix::libc::{MAP_FAILED, MAP_SHARED, PROT_READ};
-        let fd = std::os::fd::AsRawFd::as_raw_fd(file);
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let at = unsafe { nix::libc::mmap(std::ptr::null_mut(), len, PROT_READ, MAP_SHARED, fd, 0) };
-        assert_ne!(at, MAP_FAILED);
-        Mapping { at: at.cast(), len }
-    }
     pub fn get(&self, n: usize) -> u8 {
         assert!(n < self.len);
         // SAFETY: within the mapping, which lives as long as `self`.
