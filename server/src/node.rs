@@ -84,7 +84,7 @@ impl Node {
                 (Callers::Sockets(listener), bound.to_string())
             }
         };
-        let address = config.advertise.clone().unwrap_or(bound);
+        let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
         let admin = if config.admin.is_empty() { None } else { Some(admin::bind(&config.admin)?) };
         let address_file = dir.join("address");
         remove_address(&address_file)?;
@@ -106,7 +106,7 @@ impl Node {
         let seat = Arc::new(Seat::new());
         let (closing, stop_leading) = (CancellationToken::new(), CancellationToken::new());
         let counts = Arc::new(Telemetry::default());
-        let runner = Runner::new(config.agents.clone(), config.node_id, reached_here(bound), config.token_file.clone());
+        let runner = Runner::new(config.agents.clone(), config.node_id, reached_here(&bound), config.token_file.clone());
         let runner = Arc::new(runner);
         let leader = Leader {
             consensus: consensus.clone(),
@@ -264,13 +264,13 @@ fn make_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where a program on this machine reaches this node.
-fn reached_here(bound: SocketAddr) -> String {
-    let loopback = match bound {
-        SocketAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], bound.port())),
-        SocketAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, bound.port())),
-    };
-    if bound.ip().is_unspecified() { loopback.to_string() } else { bound.to_string() }
+/// Where a program on this machine reaches the node that is bound there.
+fn reached_here(bound: &str) -> String {
+    match bound.parse::<SocketAddr>() {
+        Ok(at) if at.ip().is_unspecified() && at.is_ipv4() => format!("127.0.0.1:{}", at.port()),
+        Ok(at) if at.ip().is_unspecified() => format!("[::1]:{}", at.port()),
+        _ => bound.to_owned(),
+    }
 }
 
 fn remove_address(path: &Path) -> Result<()> {

@@ -44,7 +44,7 @@ impl State {
 
     /// One piece of a backup; the last one restores it.
     pub(super) fn restore_piece(&mut self, piece: &RestorePiece, context: &mut Context) -> Answer {
-        if !self.trees.is_empty() {
+        if !self.trees.is_empty() || !self.tombstones.is_empty() {
             return refuse(
                 Code::CannotCreate,
                 format!("this cluster has {} trees: a backup is restored into a new and empty one only", self.trees.len()),
@@ -109,11 +109,14 @@ impl State {
         self.predecessors.push(from.clone());
         self.copied_boots.extend(old.copied_boots.into_iter().filter(|boot| !boot.is_empty()));
         (self.names, self.roots, self.history) = (old.names, old.roots, old.history);
+        // Ids that are never used again, and sides that a fence agent shut out, stay what they were.
+        self.tombstones = old.tombstones;
         for (id, mut tree) in old.trees {
             let before = tree.last_epoch;
             let why = format!("restored from a backup of cluster {from} of {}: epochs go on above {}", about.at, lifted(before));
             self.lift(&mut tree, lifted(before), ttl, why, EventKind::Restored, context);
-            self.trees.insert(id, tree);
+            self.trees.insert(id.clone(), tree);
+            self.index_fences(&id);
         }
         Ok(())
     }
@@ -147,6 +150,7 @@ impl State {
     /// Puts a tree's epoch up and lets it cool: its last holder is unknown, or at least what it did.
     fn lift(&mut self, tree: &mut Tree, to: Epoch, ttl: Ttl, why: String, kind: EventKind, context: &mut Context) {
         let side: Option<SideName> = tree.holder().map(|holder| holder.side).or_else(|| tree.ended()?.side.clone());
+        let host = tree.holder().map(|holder| holder.host).or_else(|| Some(tree.ended()?.host.clone())).unwrap_or_default();
         tree.last_epoch = to;
         // The run of before is over: whoever is granted next begins one, above all that ever was.
         tree.run = None;
@@ -160,7 +164,7 @@ impl State {
         }
         context.happened(Event { reason: why.clone(), side: side.clone(), ..tree.event(kind, context) });
         let length = ttl.get().saturating_add(tree.policy.grace);
-        let ended = Ended { epoch: to, side, session: None, place: None, active: true, how: How::Restored, marker: None };
+        let ended = Ended { epoch: to, side, host, session: None, place: None, active: true, how: How::Restored, marker: None };
         let cooling = format!("waits for the largest TTL and grace: {why}");
         tree.cool(ended, length, cooling.clone());
         context.happened(Event { reason: cooling, ..tree.event(EventKind::Cooling, context) });
