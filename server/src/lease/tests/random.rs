@@ -152,7 +152,7 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
 /// Mostly an attempt of whose end nobody has told, under its own leadership.
 fn attempt_of(state: &State, d: &Draw, tree: &TreeId, epoch: Epoch) -> (AttemptRef, Leadership) {
     let none = AttemptRef { tree: tree.clone(), side: side(SIDES[d.side]), epoch, number: 1 };
-    let open = state.fences_open().into_iter().filter(|open| open.attempt.tree == *tree).last();
+    let open = state.fences_open().into_iter().rfind(|open| open.attempt.tree == *tree);
     let (mut attempt, under) = open.map_or((none, Leadership(1)), |open| (open.attempt, open.leadership));
     if d.current == 0 {
         attempt.number += 1;
