@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use treelease_tests::hosts::{Server, Side, World, quick, wait_for};
@@ -49,9 +49,13 @@ impl Story {
         a.mount("dev", &world.lower("dev"));
         b.mount("dev", &world.lower("dev"));
         a.ok(&["acquire", "dev"]);
-        // Killed right after a write, it has not said that it is at rest.
-        std::fs::write(a.at("dev").join("f"), "its last words").unwrap();
+        // Killed while it writes, it has not said that it is at rest.
+        let mut shell = a.command("sh");
+        shell.args(["-c", "while :; do echo x > \"$0\"; sleep 0.02; done"]).arg(a.at("dev").join("f"));
+        let mut writer = shell.stderr(Stdio::null()).spawn().unwrap();
+        wait_for(LONG, "it writes", || world.lower("dev").join("f").exists());
         a.kill_daemon();
+        writer.kill().and_then(|()| writer.wait()).unwrap();
         let waiting = b.treelease(&["acquire", "dev", "--wait", "5m"]).spawn().unwrap();
         let story = Story { _server: server, a, b, waiting, world };
         wait_for(LONG, "the agent is run", || story.file("began").exists());
@@ -86,8 +90,11 @@ fn an_agent_cuts_the_old_holder_off_and_lets_it_in_again_when_a_person_says_so()
     assert!(story.file("cut").exists() && story.told("fenced", "the agent `nas` has fenced workstation"));
     let (a, b) = (&story.a, &story.b);
     b.ok(&["release", "dev"]);
+    wait_for(LONG, "it is seen who is fenced", || b.tree_status("dev")["fenced"][0]["acting"] == false);
     let fenced = &b.tree_status("dev")["fenced"][0];
     assert_eq!((&fenced["side"], &fenced["agent"], &fenced["acting"]), (&"workstation".into(), &"nas".into(), &false.into()));
+    // Its daemon starts, and has no session for a moment.
+    wait_for(LONG, "its daemon has a session", || a.run(&["acquire", "dev", "-n"]).code != 69);
     a.run(&["acquire", "dev", "-n"]).refused(75, &["treelease fence unfence dev workstation"]);
     b.run(&["fence", "unfence", "dev", "pod", "--reason", "x"]).refused(66, &["pod is not fenced", "workstation"]);
     b.ok(&["fence", "unfence", "dev", "workstation", "--reason", "it was switched off and on"]);
@@ -106,5 +113,5 @@ fn an_agent_that_asks_in_the_last_moment_does_nothing_when_a_person_has_vouched(
     wait_for(LONG, "the agent ends", || story.told("fencing", "did nothing (fence workstation)"));
     assert!(story.told("fencing", "is not wanted any more"), "what it was told is in its last words");
     assert!(!story.file("cut").exists() && !story.told("fenced", "the agent"));
-    assert!(story.b.tree_status("dev")["fenced"].is_null(), "and nobody has to let anybody in");
+    wait_for(LONG, "nobody has to let anybody in", || story.b.tree_status("dev")["fenced"].is_null());
 }
