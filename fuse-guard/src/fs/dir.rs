@@ -20,6 +20,10 @@ use crate::sync::lock;
 /// What one listing call reads from below at a time.
 const CHUNK: usize = 32 << 10;
 
+/// Ids for names that are listed and could not be looked at: the kernel may keep such a node, with a time-out of zero, and asks
+/// for the name again before it uses it. No node of ours has one of them.
+const UNSEEN_IDS: u64 = 1 << 61;
+
 /// One name of a listing.
 pub struct Item {
     /// The name.
@@ -81,7 +85,7 @@ impl Fs {
         }
     }
 
-    /// As [`Fs::readdir`], with the entry of each name that is still there; `full` gives back an entry that it did not take.
+    /// As [`Fs::readdir`], with the entry of each name that could be looked at; `full` gives back an entry that it did not take.
     pub fn readdirplus(
         &self,
         who: Caller,
@@ -103,13 +107,19 @@ impl Fs {
             bytes > CHUNK
         })?;
         let _acting = self.act(who)?;
-        for item in items {
+        for mut item in items {
             let entry = if item.name == "." || item.name == ".." {
                 None
             } else {
                 match self.find(&node, &item.name, &seen) {
                     Ok(entry) => Some(entry),
-                    Err(_) => continue,
+                    // Gone meanwhile.
+                    Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => continue,
+                    // Who may list a directory and not enter it sees its names all the same; so it is where descriptors run short.
+                    Err(_) => {
+                        item.ino |= UNSEEN_IDS;
+                        None
+                    }
                 }
             };
             if full(&item, entry.as_ref()) {

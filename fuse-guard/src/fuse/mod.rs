@@ -46,6 +46,8 @@ const MAX_WRITE: u32 = 1 << 20;
 pub(crate) struct Shared {
     pub(crate) fs: Fs,
     pub(crate) hooks: Arc<dyn Hooks>,
+    /// Whether users other than the daemon's own may enter; the kernel judges by mode and access control lists then.
+    pub(crate) many_users: bool,
     /// Whether the kernel can let names expire without unhashing them.
     pub(crate) expire_only: AtomicBool,
     /// The mount's device, as /proc/locks names it; set once it is mounted.
@@ -143,6 +145,11 @@ impl Filesystem for Face {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel lacks it");
             }
+        }
+        // By the mode alone the kernel would refuse whom an access control list lets in, and let in whom it refuses. On a mount for
+        // one user the storage judges, as that user.
+        if self.0.many_users && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
+            tracing::debug!("the kernel knows no access control lists here");
         }
         let expire = config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok();
         self.0.expire_only.store(expire, Ordering::Relaxed);
@@ -527,6 +534,6 @@ impl Filesystem for Face {
         reply: ReplyWrite,
     ) {
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
-        call.start(reply, move |fs, _, _| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len));
+        call.start(reply, move |fs, who, _| fs.copy_range(who, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
     }
 }

@@ -238,7 +238,13 @@ impl Mount {
             return Err(MountError::System(format!("this daemon cannot act as its callers: {says}")));
         }
         fs.dirty.begin(&fs.nodes.root().fd, Epoch::ZERO).map_err(lower_bad)?;
-        let shared = Arc::new(Shared { fs, hooks, expire_only: AtomicBool::new(false), device: std::sync::OnceLock::new() });
+        let shared = Arc::new(Shared {
+            fs,
+            hooks,
+            many_users: allow_other,
+            expire_only: AtomicBool::new(false),
+            device: std::sync::OnceLock::new(),
+        });
         let (device, detached) =
             match (over_dead && !faults.clear_first).then(|| make_detached(&tree_name, allow_other)).flatten() {
                 Some((device, tree)) => (device, Some(tree)),
