@@ -262,6 +262,14 @@ pub fn open_to_lock(root: BorrowedFd<'_>) -> Result<OwnedFd, MarkerError> {
     Ok(fd)
 }
 
+/// Whether marker and stamps can be written, by whom they would be.
+pub fn may_write(root: BorrowedFd<'_>) -> std::io::Result<()> {
+    let dir = rustix::fs::fstat(root)?;
+    let _owner = AsOwner::new(dir.st_uid, dir.st_gid);
+    // The effective user: an ordinary look is the real one's, and that is a stranger where root is squashed.
+    Ok(rustix::fs::accessat(root, ".", rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)?)
+}
+
 /// Whether the marker's name leads to this opened file.
 pub fn leads_to(root: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<bool, MarkerError> {
     let opened = rustix::fs::fstat(file).map_err(io(format!("cannot look at {MARKER}")))?;

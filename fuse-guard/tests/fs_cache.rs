@@ -72,6 +72,8 @@ fn furnished(allow_other: bool) -> Tree {
     })
 }
 
+/// Under the lease the pages of a file stay from one open to the next; without it an open drops them. Times of last access are
+/// those of reads that reached the storage.
 #[test]
 fn the_holder_reads_a_file_again_with_no_request_but_the_open() {
     let t = furnished(true);
@@ -86,6 +88,9 @@ fn the_holder_reads_a_file_again_with_no_request_but_the_open() {
     assert!(requests(&t, read).contains_key("READ"), "without the lease an open drops what the kernel has");
 }
 
+/// Under the lease, up to its deadline, the kernel keeps names, names that are not there, attributes, listings and what
+/// symlinks lead to: looking at them again is no request. Without the lease it keeps them half a second, and asks for what is
+/// not there each time.
 #[test]
 fn the_holders_look_at_what_it_knows_is_no_request() {
     let t = furnished(true);
@@ -103,6 +108,8 @@ fn the_holders_look_at_what_it_knows_is_no_request() {
     assert_eq!(requests(&t, look), none());
 }
 
+/// Directories are opened by the kernel itself where it checks permissions (a root daemon's mount); on an ordinary user's mount
+/// each open of one comes to the guard.
 #[test]
 fn without_permission_checks_in_the_kernel_a_directory_is_opened_at_the_guard_and_read_in_the_kernel() {
     let t = furnished(false);
@@ -113,6 +120,8 @@ fn without_permission_checks_in_the_kernel_a_directory_is_opened_at_the_guard_an
     assert_eq!(again, BTreeMap::from([("OPENDIR", 11)]));
 }
 
+/// close(2) comes to the guard only where there is something to say: files open for writing on network storage, which it
+/// flushes, and reports. On a filesystem of this machine it says nothing, as there.
 #[test]
 fn a_file_that_is_made_and_written_costs_what_the_protocol_asks_for() {
     let t = furnished(true);
@@ -259,6 +268,7 @@ fn another_sides_turn(faults: Faults) -> (Seen, Seen) {
     (as_reader, eyes.look(&t))
 }
 
+/// At a grant all that the kernel keeps is dropped before the gate opens, whatever a file's times say.
 #[test]
 fn after_another_sides_turn_nothing_is_read_that_was_there_before_through_no_cache() {
     let (as_reader, as_holder) = another_sides_turn(Faults::default());
@@ -290,6 +300,7 @@ fn read_before_the_grant(faults: Faults) -> Vec<u8> {
     read()
 }
 
+/// That is so, too, for what this side itself read without the lease.
 #[test]
 fn what_was_read_without_the_lease_is_read_anew_with_it_though_its_times_say_that_it_is_the_same() {
     assert_eq!(read_before_the_grant(Faults::default()), vec![b'2'; 4096]);
@@ -300,6 +311,8 @@ fn control_if_the_grant_drops_nothing_the_holder_keeps_what_it_read_before() {
     assert_eq!(read_before_the_grant(forgetting_off()), vec![b'1'; 4096]);
 }
 
+/// When the lease ends, or its deadline passes, the kernel is told to forget at once and a second later again, and waits for
+/// nobody.
 #[test]
 fn when_the_deadline_has_passed_the_kernel_forgets_without_a_word_of_the_server() {
     let t = small_tree(Faults::default());
@@ -315,6 +328,8 @@ fn when_the_deadline_has_passed_the_kernel_forgets_without_a_word_of_the_server(
     eventually("what the other side wrote is seen", || eyes.look(&t) == after_the_change());
 }
 
+/// At a deadline the pages of files that somebody may write are left until the lease is gone for good: they may still have to
+/// be written.
 #[test]
 fn what_is_stored_through_a_mapping_at_the_deadline_is_written_if_the_lease_goes_on() {
     let t = Tree::held();
@@ -362,6 +377,8 @@ fn listed_by_a_reader(faults: Faults) -> bool {
     seen
 }
 
+/// A kept listing is dropped when the names in it are believed no more, without the lease half a second after it was read: the
+/// directory's time of change, which the kernel compares, may be too coarse.
 #[test]
 fn a_reader_sees_a_new_name_though_the_directorys_time_does_not_tell() {
     assert!(listed_by_a_reader(Faults::default()));
@@ -398,6 +415,8 @@ fn changed(t: &Tree, dir: &str) {
     fs::write(t.lower.join(dir).join("new"), b"").unwrap();
 }
 
+/// In `off` and `observe`, where nobody is refused, and below another tree's marker, what the kernel keeps is as without the
+/// lease.
 #[test]
 fn where_the_lease_keeps_nobody_out_the_holder_believes_no_longer_than_a_reader() {
     let t = two_directories();
@@ -421,6 +440,7 @@ fn control_in_its_own_tree_the_holder_believes_what_it_has() {
     assert_eq!(seen_in(&t.at.join("ours")), (b"text".to_vec(), 4, 1, false));
 }
 
+/// Pages that the storage did not take are dropped by the next open.
 #[test]
 fn pages_that_the_storage_did_not_take_are_dropped_by_the_next_open() {
     const SIZE: usize = 64 << 10;

@@ -19,6 +19,6 @@ pub mod disk;
 pub mod ends;
 pub mod hosts;
 pub mod ledger;
-pub mod twin;
 pub mod sim;
+pub mod twin;
 pub mod world;

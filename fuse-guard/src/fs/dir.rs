@@ -10,14 +10,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, statat};
+use rustix::fs::{AtFlags, FileType, OFlags, RawDir, SeekFrom, statat};
 
 use super::caller::Caller;
 use super::error::{Errno, Result, reason};
 use super::handle::Open;
 use super::inode::{Node, ROOT, TYPE_BITS};
 use super::status_dir::{self, StatusDir};
-use super::{Entry, Fs, is_hidden};
+use super::{Entry, Fs, is_hidden, reopen};
 use crate::gate::Standing;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -25,6 +25,10 @@ use crate::sync::{Arc, Mutex, lock};
 const CHUNK: usize = 32 << 10;
 /// Listings without a handle that can go on where they stopped; the oldest is let go of, and then reads on by its cookie.
 const LISTINGS: usize = 64;
+
+/// Ids for names that are listed and could not be looked at: the kernel may keep such a node, with a time-out of zero, and asks
+/// for the name again before it uses it. No node of ours has one of them.
+const UNSEEN_IDS: u64 = 1 << 61;
 
 /// One name of a listing.
 pub struct Item {
@@ -129,7 +133,8 @@ impl Fs {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let _acting = self.act(who)?;
         let quiet = if seen.holds(self.gate.now()) { OFlags::empty() } else { OFlags::NOATIME };
-        let open = |flags| rustix::fs::openat(&node.fd, ".", flags, Mode::empty());
+        // Not by "." beneath it: who may list a directory need not be one who may enter it.
+        let open = |flags| reopen(&node.fd, flags);
         match open(flags | quiet) {
             Err(_) if !quiet.is_empty() => open(flags),
             other => other,
@@ -214,7 +219,7 @@ impl Fs {
         }
     }
 
-    /// As [`Fs::readdir`], with the entry of each name that is still there; `full` gives back an entry that it did not take.
+    /// As [`Fs::readdir`], with the entry of each name that could be looked at; `full` gives back an entry that it did not take.
     pub fn readdirplus(
         &self,
         who: Caller,
@@ -235,8 +240,13 @@ impl Fs {
                 if item.name == "." || item.name == ".." {
                     return full(item, None);
                 }
-                // What has gone since is left out.
-                let Ok(entry) = self.find(&node, &item.name, seen) else { return false };
+                let entry = match self.find(&node, &item.name, seen) {
+                    Ok(entry) => entry,
+                    // Gone meanwhile.
+                    Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => return false,
+                    // Who may list a directory and not enter it sees its names all the same; so it is where descriptors run short.
+                    Err(_) => return full(&Item { name: item.name.clone(), ino: item.ino | UNSEEN_IDS, ..*item }, None),
+                };
                 let is_full = full(item, Some(&entry));
                 if is_full {
                     self.forget(entry.node.id, 1);

@@ -85,18 +85,17 @@ impl Fs {
         }
         let asked = OFlags::from_bits_retain(flags as u32);
         let lower = lower_flags(asked);
-        let fd = {
-            let _acting = self.act(who)?;
-            match opens_for_writing(flags) {
-                false if !seen.holds(self.gate.now()) => {
-                    reopen(&node.fd, lower | OFlags::NOATIME).or_else(|_| reopen(&node.fd, lower))?
+        // To the end: a second descriptor for pages is opened as the caller too.
+        let _acting = self.act(who)?;
+        let fd = match opens_for_writing(flags) {
+            false if !seen.holds(self.gate.now()) => {
+                reopen(&node.fd, lower | OFlags::NOATIME).or_else(|_| reopen(&node.fd, lower))?
+            }
+            writes => {
+                if writes {
+                    self.still_in_time(seen)?;
                 }
-                writes => {
-                    if writes {
-                        self.still_in_time(seen)?;
-                    }
-                    reopen(&node.fd, lower)?
-                }
+                reopen(&node.fd, lower)?
             }
         };
         if asked.contains(OFlags::TRUNC) {
@@ -248,8 +247,8 @@ impl Fs {
         rustix::fs::seek(&*open.file()?.fd, seek)
     }
 
-    /// copy_file_range(2), at most [`COPY_MAX`] bytes.
-    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
+    /// copy_file_range(2), at most [`COPY_MAX`] bytes. As the caller, who may not keep set-user-id bits.
+    pub fn copy_range(&self, who: Caller, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
         let (source, target) = (source.file()?, target.file()?);
         if target.node.is_replaced() {
@@ -257,6 +256,7 @@ impl Fs {
         }
         let (mut off_in, mut off_out) = (from.1, to.1);
         let len = usize::try_from(len.min(COPY_MAX)).map_err(|_| Errno::INVAL)?;
+        let _acting = self.act(who)?;
         let n = rustix::fs::copy_file_range(&*source.fd, Some(&mut off_in), &*target.fd, Some(&mut off_out), len)?;
         self.dirty.wrote(&target.node, n as u64);
         Ok(n)

@@ -62,7 +62,8 @@ pub(crate) struct Shared {
     pub(crate) keeper: Keeper,
     /// What the kernel has asked.
     pub(crate) requests: Requests,
-    /// The kernel checks permissions by itself (`default_permissions`).
+    /// The kernel checks permissions by itself (`default_permissions`), by mode and access control lists: users other than the
+    /// daemon's own may enter.
     pub(crate) kernel_permits: bool,
     /// The kernel can open directories by itself.
     pub(crate) unopened: AtomicBool,
@@ -203,6 +204,11 @@ impl Filesystem for Face {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel lacks it");
             }
+        }
+        // By the mode alone the kernel would refuse whom an access control list lets in, and let in whom it refuses. On a mount for
+        // one user the storage judges, as that user.
+        if self.0.kernel_permits && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
+            tracing::debug!("the kernel knows no access control lists here");
         }
         let expire = config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok();
         self.0.expire_only.store(expire, Ordering::Relaxed);
@@ -648,6 +654,6 @@ impl Filesystem for Face {
     ) {
         self.count(Kind::CopyFileRange);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
-        call.start(reply, move |fs, _, _| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len));
+        call.start(reply, move |fs, who, _| fs.copy_range(who, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
     }
 }

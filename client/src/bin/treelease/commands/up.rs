@@ -348,8 +348,7 @@ pub async fn write_marker(
 ) -> Result<(), Failure> {
     let fd = marker::open_root(lower)?;
     // What would fail is better known before the tree is registered.
-    rustix::fs::accessat(&fd, ".", rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::empty())
-        .map_err(|e| Failure::io(format!("no marker can be written in {}", lower.display()), &e.into()))?;
+    marker::may_write(fd.as_fd()).map_err(|e| Failure::io(format!("no marker can be written in {}", lower.display()), &e))?;
     ctx.change(config, &served.servers, command).await?;
     let marker = Marker::new(served.status.cluster.clone(), tree, name.clone(), root, served.servers.endpoints());
     marker::create(fd.as_fd(), &marker).map(drop).map_err(|e| {
