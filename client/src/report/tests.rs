@@ -66,6 +66,9 @@ fn status() -> ClusterStatus {
         sessions: vec![],
         ttl_min: Ttl::MIN,
         ttl_max: Ttl::MAX,
+        members: vec![],
+        joint: false,
+        age: None,
     }
 }
 

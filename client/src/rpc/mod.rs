@@ -32,6 +32,7 @@ use crate::words::wire;
 use crate::words::wire::lease_client::LeaseClient;
 
 mod endpoint;
+pub mod members;
 mod status;
 #[cfg(test)]
 mod tests;

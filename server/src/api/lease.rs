@@ -99,6 +99,7 @@ impl Service {
 
     pub(super) fn cluster_status(&self) -> wire::StatusAnswer {
         let standing = self.api.consensus.standing();
+        let members = self.node_statuses(&standing);
         let state = self.api.consensus.state();
         let (ttl_min, ttl_max) = state.limits();
         let mut trees = state.tree_statuses();
@@ -115,6 +116,9 @@ impl Service {
             sessions: state.session_statuses(),
             ttl_min,
             ttl_max,
+            members,
+            joint: self.api.consensus.members().is_joint(),
+            age: standing.age,
         };
         drop(state);
         wire::StatusAnswer::from(&status)
@@ -143,11 +147,18 @@ impl Service {
             0 => HISTORY_DEFAULT,
             n => n.min(HISTORY_MAX),
         };
+        let standing = self.api.consensus.standing();
         let state = self.api.consensus.state();
         let tree = find_tree(&state, &request.tree)?;
-        let events: Vec<Event> = state.history(&tree, limit);
+        let (events, revision): (Vec<Event>, u64) = (state.history(&tree, limit), state.revision());
         drop(state);
-        Ok(wire::HistoryAnswer { tree: tree.to_string(), entries: events.iter().map(wire::Event::from).collect() })
+        Ok(wire::HistoryAnswer {
+            tree: tree.to_string(),
+            entries: events.iter().map(wire::Event::from).collect(),
+            revision,
+            quorum: standing.quorum,
+            age_ms: standing.age.map(|age| age.as_millis() as u64),
+        })
     }
 }
 
@@ -170,6 +181,7 @@ fn servers_own(command: &Command) -> Option<&'static str> {
         Command::EndCopied { .. } => Some("end_copied"),
         Command::EndGrace { .. } => Some("end_grace"),
         Command::Found { .. } => Some("found"),
+        Command::RaiseTtl { .. } => Some("raise_ttl"),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@
 //! | Do, Status, History | `lease` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
 //! | Watch | `watch` |
+//! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
 //! | what other nodes ask; calls to the leader | `peers` |
 //!
@@ -17,6 +18,7 @@
 
 pub mod auth;
 mod lease;
+mod members;
 pub mod nonce;
 mod peers;
 mod renew;
@@ -88,13 +90,19 @@ pub(crate) struct Service {
     api: Api,
     nonces: Mutex<Nonces>,
     watches: Arc<Semaphore>,
+    /// Held while a change of the members is under way.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// Serves until `api.closing`.
 pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: FailStop) {
     let closing = api.closing.clone();
-    let service = Service { api, nonces: Mutex::new(Nonces::default()), watches: Arc::new(Semaphore::new(WATCHES_MAX)) };
-    let service = Arc::new(service);
+    let service = Arc::new(Service {
+        api,
+        nonces: Mutex::new(Nonces::default()),
+        watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        changing: tokio::sync::Mutex::new(()),
+    });
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
         .max_encoding_message_size(network::MESSAGE_MAX);
@@ -147,6 +155,12 @@ impl wire::lease_server::Lease for Service {
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<watch::Watch>, Status> {
         self.ready()?;
         self.start_watch(request.into_inner()).map(Response::new)
+    }
+
+    async fn change_members(&self, request: Request<wire::MembersRequest>) -> Result<Response<wire::MembersAnswer>, Status> {
+        self.ready()?;
+        let limit = time_left(request.metadata());
+        Service::change_members(self, request.into_inner(), limit).await.map(Response::new)
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `registry` | trees, roots, policy |
 //! | `history`, `replay` | the audit ring; a retry does nothing twice |
+//! | `nodes` | which node numbers were ever used; the shortest time to live |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
 
@@ -24,6 +25,7 @@ mod acquire;
 mod ending;
 mod history;
 pub mod invariant;
+mod nodes;
 mod queue;
 mod registry;
 mod replay;
@@ -89,6 +91,9 @@ pub struct State {
     cluster: Option<ClusterId>,
     ttl_min: Ttl,
     ttl_max: Ttl,
+    /// Numbers of nodes that are or were members: none of them is given again (I7).
+    #[serde(default)]
+    node_ids: BTreeSet<NodeId>,
     leadership: Option<(Leadership, NodeId)>,
     revision: u64,
     trees: BTreeMap<TreeId, Tree>,
@@ -127,6 +132,7 @@ impl State {
             cluster: None,
             ttl_min: Ttl::MIN,
             ttl_max: Ttl::MAX,
+            node_ids: BTreeSet::new(),
             leadership: None,
             revision: 0,
             trees: BTreeMap::new(),
@@ -150,7 +156,11 @@ impl State {
         // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
         let replayed = !matches!(
             command,
-            Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+            Command::Lead { .. }
+                | Command::ExpireSession { .. }
+                | Command::EndCopied { .. }
+                | Command::EndGrace { .. }
+                | Command::RaiseTtl { .. }
         );
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
@@ -188,6 +198,7 @@ impl State {
         match command {
             Command::Lead { node } => self.lead(Leadership(index), *node),
             Command::Found { cluster, ttl_min, ttl_max } => self.found(cluster, *ttl_min, *ttl_max),
+            Command::RaiseTtl { ttl_min } => self.raise_ttl(*ttl_min),
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession { session } => self.close_session(session, context),
             Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
@@ -250,7 +261,7 @@ impl State {
     /// The trees that a command can change: what to settle and to check afterwards.
     fn touched_by(&self, command: &Command) -> Vec<TreeId> {
         match command {
-            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) => Vec::new(),
+            Command::Lead { .. } | Command::Found { .. } | Command::RaiseTtl { .. } | Command::OpenSession(_) => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),

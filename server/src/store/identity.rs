@@ -53,6 +53,9 @@ pub struct Identity {
     /// What this directory has promised itself to; none if it is empty, or is a cluster of its own.
     #[serde(default)]
     pub formation: Option<Formation>,
+    /// That cluster had begun already and took this directory in: it never begins a log of its own.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 impl Identity {
@@ -74,6 +77,7 @@ impl Identity {
                     cluster: ClusterId::random(),
                     initialized: false,
                     formation: None,
+                    joined: false,
                 };
                 identity.write(dir)?;
                 Ok(identity)
@@ -93,8 +97,18 @@ impl Identity {
 
     /// Promises this directory to a formation, durably. The caller has checked that it is the first.
     pub fn promise(&mut self, dir: &Path, formation: Formation) -> Result<()> {
+        self.belong(dir, formation, false)
+    }
+
+    /// The same, to a cluster that has begun already.
+    pub fn join(&mut self, dir: &Path, formation: Formation) -> Result<()> {
+        self.belong(dir, formation, true)
+    }
+
+    fn belong(&mut self, dir: &Path, formation: Formation, joined: bool) -> Result<()> {
         self.cluster = formation.cluster.clone();
         self.formation = Some(formation);
+        self.joined = joined;
         self.write(dir)
     }
 

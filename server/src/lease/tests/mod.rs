@@ -9,6 +9,7 @@ mod copied;
 mod ending;
 mod explore;
 mod granting;
+mod nodes;
 mod oracle;
 mod queueing;
 mod random;
