@@ -79,6 +79,11 @@ pub enum Command {
         /// Longest time to live taken.
         ttl_max: Ttl,
     },
+    /// Raises the shortest time to live, of living sessions too: a failover takes longer than it did. Only the leader proposes it.
+    RaiseTtl {
+        /// Shortest time to live taken from now on; a lower one than now is ignored.
+        ttl_min: Ttl,
+    },
     /// A daemon starts, or proves to be the same daemon restarted.
     OpenSession(OpenSession),
     /// A daemon ends in order. Refused (`busy`) while the session holds a tree.

@@ -246,4 +246,57 @@ pub struct ClusterStatus {
     pub ttl_max: Ttl,
     /// The clusters whose backups this one has grown from, oldest first (I8).
     pub predecessors: Vec<ClusterId>,
+    /// The nodes, as this one's log has them.
+    pub members: Vec<NodeStatus>,
+    /// A change of the members was left half done.
+    pub joint: bool,
+    /// How long ago a quorum stood behind what this shows; none: never since the node started.
+    pub age: Option<std::time::Duration>,
+}
+
+/// What a node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Votes.
+    Voter,
+    /// Catches up, and does not vote yet.
+    Learner,
+    /// Votes already in a change that is half done, and will when it is done.
+    Joining,
+    /// Votes still in a change that is half done.
+    Leaving,
+}
+
+impl NodeRole {
+    /// Every role.
+    pub const ALL: [NodeRole; 4] = [NodeRole::Voter, NodeRole::Learner, NodeRole::Joining, NodeRole::Leaving];
+
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NodeRole::Voter => "voter",
+            NodeRole::Learner => "learner",
+            NodeRole::Joining => "joining",
+            NodeRole::Leaving => "leaving",
+        }
+    }
+    /// The role of that name.
+    pub fn parse(s: &str) -> Option<NodeRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == s)
+    }
+}
+
+/// One node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its number.
+    pub id: u64,
+    /// Where it is reached.
+    pub addr: String,
+    /// What it is.
+    pub role: NodeRole,
+    /// The leader's word: whether it answered lately.
+    pub reached: Option<bool>,
+    /// The leader's word: how many entries of the log it has not got yet.
+    pub behind: Option<u64>,
 }

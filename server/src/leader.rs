@@ -174,7 +174,7 @@ impl Leader {
     async fn keep(&self, leadership: Leadership) -> &'static str {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut waiting: VecDeque<Command> = VecDeque::new();
+        let mut waiting: VecDeque<Command> = self.longer_ttl().into_iter().collect();
         let mut in_flight = FuturesUnordered::new();
         let mut fences = Fences::begin(&self.runner, leadership, &self.consensus.state());
         loop {
@@ -208,6 +208,14 @@ impl Leader {
                 in_flight.push(self.propose(command));
             }
         }
+    }
+
+    /// More nodes than there were, or a slower pace: no failover may be the end of a session (I3). Never shorter by itself: the
+    /// others may still run at the slower pace.
+    fn longer_ttl(&self) -> Option<Command> {
+        let least = self.consensus.least_ttl(self.consensus.members().voters().len());
+        let state = self.consensus.state();
+        (state.cluster().is_some() && state.limits().0 < least).then_some(Command::RaiseTtl { ttl_min: least })
     }
 
     async fn propose(&self, command: Command) -> (Command, Result<Answer, crate::consensus::proposer::ProposeError>) {

@@ -3,8 +3,9 @@
 //! Promises: whatever keeps the node from starting leaves the data directory as it was (a taken port or a held lock are
 //! found before anything is written); `DIR/address` is there exactly while the node serves; nobody is answered before the
 //! node belongs to a cluster: a single node leads first; a node of several answers other nodes from the beginning, and callers
-//! once its cluster is founded, also while nobody leads (reads are marked then, the rest is refused). Order of the end: no new callers, streams end, the leader's task ends, openraft ends, the
-//! thread that writes is joined, the lock goes. It decides nothing.
+//! once its cluster is founded, also while nobody leads (reads are marked then, the rest is refused). Order of the end: another
+//! node leads, no new callers, streams end, the leader's task ends, openraft ends, the thread that writes is joined, the lock
+//! goes. It decides nothing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,8 +27,10 @@ use crate::admin::{self, Admin};
 use crate::api::callers::Callers;
 use crate::api::{self, Api};
 use crate::config::Config;
+use crate::consensus::handover::HAND_OVER_LIMIT;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
 use crate::failure::{FailStop, Failure, Result};
+use crate::fault;
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::{Leader, Seat};
@@ -37,8 +40,9 @@ use crate::store::lock::DirLock;
 use crate::surroundings::Surroundings;
 use crate::telemetry::Telemetry;
 
-/// How long the whole end may take.
-pub const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the whole end may take: giving the leadership away, the callers, the disk.
+pub const STOP_LIMIT: Duration = Duration::from_secs(8);
+const _: () = assert!(HAND_OVER_LIMIT.as_millis() + DRAIN_LIMIT.as_millis() < STOP_LIMIT.as_millis());
 /// How much of that is for callers whose answers are on their way.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long the first command of a cluster may take.
@@ -91,16 +95,19 @@ impl Node {
 
         let fail = FailStop::new();
         let identity = Identity::open_as(&dir, config.node_id, &DIRECTORIES, config.store)?;
-        let several = identity.formation.is_some() || !config.peers.is_empty();
         let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone(), &on).await?;
         let consensus = Arc::new(opened);
-        if several && identity.formation.is_none() && (identity.initialized || consensus.is_formed().await?) {
+        // A cluster of one that other nodes have joined is one of several, whatever the flags say.
+        let grown = consensus.members().nodes.len() > 1;
+        let several = grown || identity.formation.is_some() || !config.peers.is_empty();
+        let alone = !grown && identity.formation.is_none();
+        if alone && several && (identity.initialized || consensus.is_formed().await?) {
             consensus.stop().await;
             return Err(a_cluster_of_its_own(&dir, &identity));
         }
         let mut set = config.peers.clone();
         set.insert(config.node_id, address.clone());
-        warn_of_another_set(&identity, &set);
+        warn_of_another_set(&consensus, &set);
         let former = Arc::new(Former::new(dir.clone(), identity, set, consensus.clone(), fail.clone()));
         let clock = on.clock.clone();
         let seat = Arc::new(Seat::new());
@@ -225,8 +232,15 @@ impl Node {
         if let Err(e) = files::remove(&self.address_file) {
             tracing::warn!("cannot remove {}: {e}", self.address_file.display());
         }
-        self.closing.cancel();
         let ended = timeout(STOP_LIMIT, async {
+            // While it still answers the others: they need its vote. It proposes nothing new from here on.
+            if self.consensus.leads() && self.consensus.members().voters().len() > 1 && !fault::is("no_hand_over") {
+                match self.consensus.hand_over().await {
+                    Ok(heir) => tracing::info!("node {heir} leads now"),
+                    Err(why) => tracing::warn!("nobody took the leadership, the others wait for an election: {why}"),
+                }
+            }
+            self.closing.cancel();
             let mut api = self.api;
             if timeout(DRAIN_LIMIT, &mut api).await.is_err() {
                 tracing::warn!("some callers did not end in time; they are cut off");
@@ -294,21 +308,23 @@ async fn bind(config: &Config) -> Result<TcpListener> {
 fn a_cluster_of_its_own(dir: &Path, identity: &Identity) -> Failure {
     Failure::config(format!(
         "the data directory {} is a cluster of its own ({}), formed by one node: it cannot form another one with --peer. Leave \
-         --peer out to go on as one node, or begin the new cluster with empty data directories; adding nodes to a running \
-         cluster is not in this version",
+         --peer out to go on as one node, and add nodes to it while it serves (`treelease cluster add`); to begin a new cluster, \
+         start with empty data directories",
         dir.display(),
         identity.cluster
     ))
 }
 
-/// Addresses are part of the membership: what was formed counts, not what a flag says later.
-fn warn_of_another_set(identity: &Identity, set: &BTreeMap<NodeId, String>) {
-    let Some(formation) = &identity.formation else { return };
-    for (id, member) in &formation.members {
+/// Addresses are part of the membership: what the cluster has counts, not what a flag says later.
+fn warn_of_another_set(consensus: &Consensus, set: &BTreeMap<NodeId, String>) {
+    let members = consensus.members().nodes;
+    for (id, member) in members.iter().filter(|_| members.len() > 1) {
         match set.get(id) {
-            Some(addr) if *addr != member.addr => {
-                tracing::warn!("node {id} was formed at {} and is listed at {addr} now; the first one counts", member.addr);
-            }
+            Some(addr) if *addr != member.addr => tracing::warn!(
+                "the cluster has node {id} at {}, and it is listed at {addr} here; the first one counts, until `treelease cluster add \
+                 {id}={addr}` changes it",
+                member.addr
+            ),
             _ => {}
         }
     }
@@ -331,6 +347,9 @@ impl Start<'_> {
         until_leading(self.consensus, self.seat).await?;
         let cluster = found(self.consensus, &self.former.identity(), self.clock).await?;
         self.former.initialize()?;
+        if let Err(why) = self.former.at_this_address().await {
+            tracing::warn!("the cluster has this node at another address still: {why}");
+        }
         Ok(cluster)
     }
 
@@ -368,6 +387,7 @@ impl Start<'_> {
             }
         }
         // Log and vote are there, for the cluster's id came through them.
+        self.consensus.settle().await?;
         self.former.initialize()?;
         Ok(identity.cluster)
     }

@@ -68,6 +68,9 @@ fn status() -> ClusterStatus {
         ttl_min: Ttl::MIN,
         ttl_max: Ttl::MAX,
         predecessors: vec![],
+        members: vec![],
+        joint: false,
+        age: None,
     }
 }
 

@@ -34,6 +34,7 @@ use crate::words::wire::lease_client::LeaseClient;
 mod backup;
 mod endpoint;
 mod failed;
+pub mod members;
 mod status;
 #[cfg(test)]
 mod tests;

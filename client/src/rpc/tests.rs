@@ -101,6 +101,10 @@ impl Lease for Fake {
         Err(Status::not_found("no such tree"))
     }
 
+    async fn change_members(&self, _: Request<wire::MembersRequest>) -> Result<Response<wire::MembersAnswer>, Status> {
+        Err(Status::unavailable("no leader"))
+    }
+
     type WatchStream = ReceiverStream<Result<wire::WatchAnswer, Status>>;
 
     /// Each watch tells two things and breaks.

@@ -248,6 +248,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             decided_under
         }),
         (cluster_id(), ttl(), ttl()).prop_map(|(cluster, ttl_min, ttl_max)| Command::Found { cluster, ttl_min, ttl_max }),
+        ttl().prop_map(|ttl_min| Command::RaiseTtl { ttl_min }),
         open_session().prop_map(Command::OpenSession),
         session_id().prop_map(|session| Command::CloseSession { session }),
         acquire().prop_map(Command::Acquire),
@@ -375,20 +376,31 @@ pub(super) fn cluster_status() -> impl Strategy<Value = ClusterStatus> {
         ttl,
         since,
     });
-    let lists = (vec(tree_status(), 0..3), vec(session, 0..3), vec(cluster_id(), 0..3));
-    (cluster_id(), any::<u64>(), of(1..u64::MAX), any::<u32>(), any::<[bool; 2]>(), lists, ttl(), ttl()).prop_map(
-        |(cluster, revision, leader, nodes, [quorum, secure], (trees, sessions, predecessors), ttl_min, ttl_max)| ClusterStatus {
-            cluster,
-            revision,
-            leader,
-            nodes,
-            quorum,
-            secure,
-            trees,
-            sessions,
-            ttl_min,
-            ttl_max,
-            predecessors,
+    let role = proptest::sample::select(NodeRole::ALL.to_vec());
+    let member = (1..u64::MAX, text(), role, of(any::<bool>()), of(any::<u64>()))
+        .prop_map(|(id, addr, role, reached, behind)| NodeStatus { id, addr, role, reached, behind });
+    let age = of((0..u64::MAX).prop_map(Duration::from_millis));
+    let lists = (vec(tree_status(), 0..3), vec(session, 0..3), vec(member, 0..3), vec(cluster_id(), 0..3), age);
+    let numbers = (any::<u64>(), of(1..u64::MAX), any::<u32>());
+    (cluster_id(), numbers, any::<[bool; 3]>(), lists, ttl(), ttl()).prop_map(
+        |(cluster, (revision, leader, nodes), [quorum, secure, joint], lists, ttl_min, ttl_max)| {
+            let (trees, sessions, members, predecessors, age) = lists;
+            ClusterStatus {
+                members,
+                joint,
+                age,
+                cluster,
+                revision,
+                leader,
+                nodes,
+                quorum,
+                secure,
+                trees,
+                sessions,
+                ttl_min,
+                ttl_max,
+                predecessors,
+            }
         },
     )
 }

@@ -58,6 +58,7 @@ impl From<&Command> for wire::Command {
                 ttl_min_ms: ttl_min.as_millis(),
                 ttl_max_ms: ttl_max.as_millis(),
             }),
+            Command::RaiseTtl { ttl_min } => Kind::RaiseTtl(wire::RaiseTtl { ttl_min_ms: ttl_min.as_millis() }),
             Command::OpenSession(open) => Kind::OpenSession(open.into()),
             Command::CloseSession { session } => Kind::CloseSession(wire::CloseSession { session: session.to_string() }),
             Command::Acquire(acquire) => Kind::Acquire(acquire.into()),
@@ -220,6 +221,7 @@ impl TryFrom<wire::Command> for Command {
             Kind::Found(c) => {
                 Command::Found { cluster: id("cluster", &c.cluster)?, ttl_min: ttl(c.ttl_min_ms), ttl_max: ttl(c.ttl_max_ms) }
             }
+            Kind::RaiseTtl(c) => Command::RaiseTtl { ttl_min: ttl(c.ttl_min_ms) },
             Kind::OpenSession(c) => Command::OpenSession(c.try_into()?),
             Kind::CloseSession(c) => Command::CloseSession { session: id("session", &c.session)? },
             Kind::Acquire(c) => Command::Acquire(c.try_into()?),

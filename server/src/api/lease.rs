@@ -114,6 +114,7 @@ impl Service {
 
     pub(super) fn cluster_status(&self) -> wire::StatusAnswer {
         let standing = self.api.consensus.standing();
+        let members = self.node_statuses(&standing);
         let state = self.api.consensus.state();
         let (ttl_min, ttl_max) = state.limits();
         let mut trees = state.tree_statuses();
@@ -131,6 +132,9 @@ impl Service {
             ttl_min,
             ttl_max,
             predecessors: state.predecessors().to_vec(),
+            members,
+            joint: self.api.consensus.members().is_joint(),
+            age: standing.age,
         };
         drop(state);
         wire::StatusAnswer::from(&status)
@@ -159,11 +163,18 @@ impl Service {
             0 => HISTORY_DEFAULT,
             n => n.min(HISTORY_MAX),
         };
+        let standing = self.api.consensus.standing();
         let state = self.api.consensus.state();
         let tree = find_tree(&state, &request.tree)?;
-        let events: Vec<Event> = state.history(&tree, limit);
+        let (events, revision): (Vec<Event>, u64) = (state.history(&tree, limit), state.revision());
         drop(state);
-        Ok(wire::HistoryAnswer { tree: tree.to_string(), entries: events.iter().map(wire::Event::from).collect() })
+        Ok(wire::HistoryAnswer {
+            tree: tree.to_string(),
+            entries: events.iter().map(wire::Event::from).collect(),
+            revision,
+            quorum: standing.quorum,
+            age_ms: standing.age.map(|age| age.as_millis() as u64),
+        })
     }
 }
 
@@ -191,6 +202,7 @@ fn servers_own(command: &Command) -> Option<&'static str> {
         Command::FenceResult { .. } => Some("fence_result"),
         Command::FenceLapsed { .. } => Some("fence_lapsed"),
         Command::Found { .. } => Some("found"),
+        Command::RaiseTtl { .. } => Some("raise_ttl"),
         _ => None,
     }
 }

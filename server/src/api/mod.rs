@@ -6,6 +6,7 @@
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
 //! | Watch | `watch` |
 //! | Backup | `backup` |
+//! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
 //! | what other nodes ask; calls to the leader | `peers` |
 //! | where callers come from | [`callers`] |
@@ -21,6 +22,7 @@ pub mod auth;
 mod backup;
 pub mod callers;
 mod lease;
+mod members;
 pub mod nonce;
 mod peers;
 mod renew;
@@ -97,18 +99,20 @@ pub(crate) struct Service {
     watches: Arc<Semaphore>,
     /// One at a time.
     backups: Arc<Semaphore>,
+    /// Held while a change of the members is under way.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// Serves until `api.closing`.
 pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailStop) {
     let closing = api.closing.clone();
-    let service = Service {
+    let service = Arc::new(Service {
         api,
         nonces: Mutex::new(Nonces::default()),
         watches: Arc::new(Semaphore::new(WATCHES_MAX)),
         backups: Arc::new(Semaphore::new(1)),
-    };
-    let service = Arc::new(service);
+        changing: tokio::sync::Mutex::new(()),
+    });
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
         .max_encoding_message_size(network::MESSAGE_MAX);
@@ -173,6 +177,12 @@ impl wire::lease_server::Lease for Service {
     async fn backup(&self, _: Request<wire::BackupRequest>) -> Result<Response<backup::Backup>, Status> {
         self.ready()?;
         self.start_backup().await.map(Response::new)
+    }
+
+    async fn change_members(&self, request: Request<wire::MembersRequest>) -> Result<Response<wire::MembersAnswer>, Status> {
+        self.ready()?;
+        let limit = time_left(request.metadata());
+        Service::change_members(self, request.into_inner(), limit).await.map(Response::new)
     }
 }
 

@@ -17,6 +17,7 @@ use super::codec;
 use super::published::Published;
 use super::types::{Entry, LogId, Outcome, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::failure::{FailStop, Failure};
+use crate::fault;
 use crate::lease::{self, State};
 use crate::store::damaged;
 use crate::store::disk::Disk;
@@ -41,6 +42,9 @@ impl Machine {
             Some(bytes) => codec::snapshot_from_bytes(&bytes)?,
             None => (SnapshotMeta::default(), State::new()),
         };
+        let mut state = state;
+        // A state of an earlier version does not know them.
+        state.note_nodes(meta.last_membership.nodes().map(|(id, _)| *id));
         let published = Arc::new(Published::new(state, meta.last_log_id.map_or(0, |id| id.index)));
         Ok(Self {
             published,
@@ -75,6 +79,10 @@ impl Machine {
         let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::default(),
             EntryPayload::Membership(members) => {
+                if members.get_joint_config().len() > 1 && fault::is("die_in_joint") {
+                    std::process::abort();
+                }
+                self.published.write().note_nodes(members.nodes().map(|(id, _)| *id));
                 self.membership = StoredMembership::new(Some(entry.log_id), members);
                 Outcome::default()
             }

@@ -14,9 +14,11 @@ pub mod codec;
 pub mod confirm;
 pub mod events;
 pub mod gauges;
+pub mod handover;
 pub mod incoming;
 mod log;
 mod machine;
+pub mod members;
 mod messages;
 pub mod network;
 pub mod peers;
@@ -29,6 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
@@ -44,7 +47,7 @@ use self::events::Hub;
 use self::log::{LogStore, Recovered};
 use self::machine::Machine;
 use self::network::Network;
-use self::peers::Peers;
+use self::peers::{Peers, QuorumAge};
 use self::proposer::{ProposeError, Proposer};
 use self::published::Published;
 use self::types::{Batch, Raft};
@@ -129,6 +132,8 @@ pub struct Standing {
     pub quorum: bool,
     /// Of the last entry in the log.
     pub last_log: u64,
+    /// How long ago a quorum stood behind this node, or behind the leader that it heard last; none: never since it started.
+    pub age: Option<Duration>,
 }
 
 /// One node's part in the agreement.
@@ -142,7 +147,10 @@ pub struct Consensus {
     confirmer: Confirmer,
     writer: Arc<Writer>,
     counts: Arc<Counts>,
+    log: LogStore,
     pace: Pace,
+    /// It gives the leadership away: nothing new is proposed ([`handover`]).
+    leaving: AtomicBool,
     fail: FailStop,
     faults: Faults,
 }
@@ -160,7 +168,7 @@ impl Consensus {
         if identity.formation.is_some() && !dir.join("log").exists() {
             return Err(damaged_dir(dir, "it has promised itself to a cluster and its log is missing"));
         }
-        let peers = Arc::new(Peers::new(identity));
+        let peers = Arc::new(Peers::new(identity, pace.election_max));
         let network = Network::new(peers.clone(), token, pace.heartbeat, on.dial.clone());
         let faults = on.faults.in_this_build();
         let broken = |e: std::io::Error| storage_failure(dir, &e);
@@ -186,13 +194,17 @@ impl Consensus {
         let writer = Arc::new(writer);
         let log = LogStore::new(recovered, writer.clone());
         let config = Arc::new(raft_config(&pace)?);
-        let raft = Raft::new(identity.node, config, network.clone(), log, machine)
+        let raft = Raft::new(identity.node, config, network.clone(), log.clone(), machine)
             .await
             .map_err(|e| Failure::storage(format!("the log in {} cannot be used: {e}", dir.display())))?;
+        network.tell_quorum(quorum_age(&raft));
+        peers.members_are(members::recovered(&raft).await?.nodes, published.state().node_ids());
+        members::follow(&raft, peers.clone(), published.clone());
         let proposer = Proposer::start(writes(raft.clone()));
         let confirmer = Confirmer::start(rounds(raft.clone()));
-        let node = identity.node;
-        let own = Self { node, raft, peers, network, published, proposer, confirmer, writer, counts, pace, fail, faults };
+        let (node, leaving) = (identity.node, AtomicBool::new(false));
+        let own =
+            Self { node, raft, peers, network, published, proposer, confirmer, writer, counts, log, pace, leaving, fail, faults };
         own.watch_for_the_end();
         Ok(own)
     }
@@ -216,7 +228,7 @@ impl Consensus {
         &self.peers
     }
 
-    /// Where this node is reached, as the cluster was formed; empty: it is a single node.
+    /// Where this node is reached, as the cluster has it; empty: it is a single node.
     pub fn own_address(&self) -> String {
         self.peers.own_address()
     }
@@ -234,6 +246,17 @@ impl Consensus {
     /// Whether the log holds something, as far as this node has said.
     pub fn has_log(&self) -> bool {
         self.raft.metrics().borrow().last_log_index.is_some()
+    }
+
+    /// The shortest time to live that so many nodes allow, at this pace.
+    pub fn least_ttl(&self, nodes: usize) -> Ttl {
+        self.pace.least_ttl(nodes)
+    }
+
+    /// Has on disk what the log owes it, as far as a saved snapshot covers it: from then on this directory's log is complete.
+    pub async fn settle(&self) -> Result<()> {
+        let applied = *self.published.applied().borrow();
+        self.log.settle(applied).await.map_err(|e| Failure::storage(format!("the log cannot be written: {e}")))
     }
 
     /// Waits until some node leads.
@@ -314,16 +337,18 @@ impl Consensus {
     pub fn standing(&self) -> Standing {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let lately = metrics.millis_since_quorum_ack.is_some_and(|ms| ms < self.pace.election_max.as_millis() as u64);
-        let quorum = match metrics.state {
-            ServerState::Leader => lately,
-            _ => metrics.current_leader.is_some() && self.peers.heard_within(self.pace.election_max),
+        // A follower cannot know by itself: the leader that it hears may be cut off together with it.
+        let age = match metrics.state {
+            ServerState::Leader => metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            _ => self.peers.quorum_age(),
         };
+        let quorum = metrics.current_leader.is_some() && age.is_some_and(|age| age < self.pace.election_max);
         Standing {
             leader: metrics.current_leader.filter(|_| quorum),
             nodes: metrics.membership_config.nodes().count() as u32,
             quorum,
             last_log: metrics.last_log_index.unwrap_or(0),
+            age,
         }
     }
 
@@ -343,6 +368,9 @@ impl Consensus {
         let metrics = metrics.borrow();
         if metrics.running_state.is_err() {
             return Err(ProposeError::Stopping);
+        }
+        if metrics.state == ServerState::Leader && self.leaving.load(Ordering::SeqCst) {
+            return Err(ProposeError::NotLeading { leader: None });
         }
         if metrics.state != ServerState::Leader {
             return Err(ProposeError::NotLeading { leader: metrics.current_leader.filter(|id| *id != self.node) });
@@ -367,6 +395,15 @@ impl Consensus {
                 Some(e) => fail.report(Failure::storage(format!("the node cannot go on: {e}"))),
             }
         });
+    }
+}
+
+/// What this node says of its quorum while it leads.
+fn quorum_age(raft: &Raft) -> impl Fn() -> QuorumAge + Send + Sync + 'static {
+    let metrics = raft.metrics();
+    move || match metrics.borrow().millis_since_quorum_ack {
+        Some(ms) => QuorumAge::Ago(Duration::from_millis(ms)),
+        None => QuorumAge::Never,
     }
 }
 

@@ -93,6 +93,28 @@ async fn i7_a_purge_is_not_on_disk_before_the_next_append() {
     assert_eq!(Recovered::read(loaded).unwrap().purged(), Some(100));
 }
 
+/// A node that joined by a snapshot calls its directory complete: then it must be, also when it is killed before the next append.
+#[tokio::test]
+async fn i7_what_a_saved_snapshot_covers_is_settled_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _, writer) = open(Kind::Sled, dir.path());
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    log.purge(log_id(3, 1, 100)).await.unwrap();
+    log.settle(99).await.unwrap();
+    assert_eq!(Recovered::read(load_of(&dir, writer)).unwrap().purged(), None, "that snapshot may not be saved yet");
+
+    let (mut log, _, writer) = open(Kind::Sled, dir.path());
+    log.purge(log_id(3, 1, 100)).await.unwrap();
+    log.settle(100).await.unwrap();
+    let settled = Recovered::read(load_of(&dir, writer)).unwrap();
+    assert_eq!((settled.purged(), settled.is_complete()), (Some(100), true));
+}
+
+fn load_of(dir: &TempDir, writer: Arc<Writer>) -> Loaded {
+    writer.stop();
+    load(Kind::Sled, dir.path())
+}
+
 #[tokio::test]
 async fn a_log_that_lost_its_beginning_or_committed_entries_is_damage() {
     let dir = tempfile::tempdir().unwrap();

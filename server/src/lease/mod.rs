@@ -19,6 +19,7 @@
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
 //! | `registry`, `retiring` | trees, roots, policy; their end |
 //! | `history`, `replay` | the audit ring; a retry does nothing twice |
+//! | `nodes` | which node numbers were ever used; the shortest time to live |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
 
@@ -27,6 +28,7 @@ mod ending;
 mod fencing;
 mod history;
 pub mod invariant;
+mod nodes;
 mod queue;
 mod registry;
 mod replay;
@@ -96,6 +98,9 @@ pub struct State {
     cluster: Option<ClusterId>,
     ttl_min: Ttl,
     ttl_max: Ttl,
+    /// Numbers of nodes that are or were members: none of them is given again (I7).
+    #[serde(default)]
+    node_ids: BTreeSet<NodeId>,
     leadership: Option<(Leadership, NodeId)>,
     revision: u64,
     trees: BTreeMap<TreeId, Tree>,
@@ -146,6 +151,7 @@ impl State {
             cluster: None,
             ttl_min: Ttl::MIN,
             ttl_max: Ttl::MAX,
+            node_ids: BTreeSet::new(),
             leadership: None,
             revision: 0,
             trees: BTreeMap::new(),
@@ -181,6 +187,7 @@ impl State {
                 | Command::FenceAttempt { .. }
                 | Command::FenceResult { .. }
                 | Command::FenceLapsed { .. }
+                | Command::RaiseTtl { .. }
         );
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
@@ -219,6 +226,7 @@ impl State {
         match command {
             Command::Lead { node } => self.lead(Leadership(index), *node),
             Command::Found { cluster, ttl_min, ttl_max } => self.found(cluster, *ttl_min, *ttl_max),
+            Command::RaiseTtl { ttl_min } => self.raise_ttl(*ttl_min),
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession { session } => self.close_session(session, context),
             Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
@@ -304,6 +312,7 @@ impl State {
             | Command::Found { .. }
             | Command::OpenSession(_)
             | Command::RestorePiece(_)
+            | Command::RaiseTtl { .. }
             | Command::SettleTtl { .. } => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {

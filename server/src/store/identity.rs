@@ -56,6 +56,9 @@ pub struct Identity {
     /// Which backend wrote log and vote.
     #[serde(default)]
     pub store: Kind,
+    /// That cluster had begun already and took this directory in: it never begins a log of its own.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 impl Identity {
@@ -83,6 +86,7 @@ impl Identity {
                     initialized: false,
                     formation: None,
                     store: store.unwrap_or_default(),
+                    joined: false,
                 };
                 identity.write(dir)?;
                 Ok(identity)
@@ -107,8 +111,18 @@ impl Identity {
 
     /// Promises this directory to a formation, durably. The caller has checked that it is the first.
     pub fn promise(&mut self, dir: &Path, formation: Formation) -> Result<()> {
+        self.belong(dir, formation, false)
+    }
+
+    /// The same, to a cluster that has begun already.
+    pub fn join(&mut self, dir: &Path, formation: Formation) -> Result<()> {
+        self.belong(dir, formation, true)
+    }
+
+    fn belong(&mut self, dir: &Path, formation: Formation, joined: bool) -> Result<()> {
         self.cluster = formation.cluster.clone();
         self.formation = Some(formation);
+        self.joined = joined;
         self.write(dir)
     }
 

@@ -1,41 +1,18 @@
-//! `treelease cluster`: the server's nodes, and their state as a file.
+//! `treelease cluster backup` and `restore`: the cluster's state as a file.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use treelease_client::error::{Failure, plain};
 use treelease_client::words::backup::{BACKUP_MAX, open};
 use treelease_client::words::refusal::Code;
-use treelease_client::words::tree::ClusterStatus;
 
 use crate::cli::DryRun;
 use crate::ctx::{Ctx, actor};
-use crate::table::Table;
 use crate::ui::{age, now, span};
-
-/// The server's nodes
-#[derive(clap::Args, Debug)]
-pub struct ClusterArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: ClusterCommand,
-}
-
-/// What can be done with them.
-#[derive(clap::Subcommand, Debug)]
-pub enum ClusterCommand {
-    /// What each configured server says: whether it answers, who leads, whether it has a quorum
-    Status(StatusArgs),
-    Backup(BackupArgs),
-    Restore(RestoreArgs),
-}
-
-/// What each configured server says
-#[derive(clap::Args, Debug)]
-pub struct StatusArgs {}
 
 /// Write the cluster's whole state to a file
 ///
@@ -63,19 +40,9 @@ pub struct RestoreArgs {
     dry: DryRun,
 }
 
-type Said = (String, Result<ClusterStatus, String>);
-
-/// Carries it out.
-pub async fn run(ctx: &Ctx, args: ClusterArgs) -> Result<u8, Failure> {
-    match args.command {
-        ClusterCommand::Status(StatusArgs {}) => status(ctx).await,
-        ClusterCommand::Backup(args) => backup(ctx, &args.file).await,
-        ClusterCommand::Restore(args) => restore(ctx, &args).await,
-    }
-}
-
 /// Written beside its place, synced, and put there as a whole, or not at all.
-async fn backup(ctx: &Ctx, file: &Path) -> Result<u8, Failure> {
+pub async fn backup(ctx: &Ctx, args: BackupArgs) -> Result<u8, Failure> {
+    let file = args.file.as_path();
     let exists = || Failure::new(Code::CannotCreate, format!("{} is there already", file.display())).hint("choose another name");
     if file.symlink_metadata().is_ok() {
         return Err(exists());
@@ -116,7 +83,8 @@ fn write_whole(partial: &Path, file: &Path, content: &[u8]) -> std::io::Result<(
     File::open(dir)?.sync_all()
 }
 
-async fn restore(ctx: &Ctx, args: &RestoreArgs) -> Result<u8, Failure> {
+/// Checks the file, and hands it over.
+pub async fn restore(ctx: &Ctx, args: RestoreArgs) -> Result<u8, Failure> {
     let file = args.file.display();
     let cannot = |e: std::io::Error| Failure::io(format_args!("cannot read {file}"), &e);
     let len = std::fs::metadata(&args.file).map_err(cannot)?.len();
@@ -170,63 +138,4 @@ async fn restore(ctx: &Ctx, args: &RestoreArgs) -> Result<u8, Failure> {
         ));
     }
     Ok(0)
-}
-
-/// Asks every endpoint by itself. 69 if none answers.
-async fn status(ctx: &Ctx) -> Result<u8, Failure> {
-    let config = ctx.config()?;
-    let said = config.need_servers()?.each_status().await?;
-    if ctx.ui.json {
-        ctx.ui.object(&object(&said));
-    } else {
-        table(&said).lines().iter().for_each(|line| ctx.ui.data(line));
-    }
-    match said.iter().any(|(_, said)| said.is_ok()) {
-        true => Ok(0),
-        false => Ok(Code::Unreachable.exit()),
-    }
-}
-
-/// The one whose word counts: it has a quorum; else whoever answered.
-fn best(said: &[Said]) -> Option<&ClusterStatus> {
-    let answers = || said.iter().filter_map(|(_, said)| said.as_ref().ok());
-    answers().find(|status| status.quorum).or_else(|| answers().next())
-}
-
-fn object(said: &[Said]) -> Value {
-    let endpoints: Vec<Value> = said
-        .iter()
-        .map(|(endpoint, said)| match said {
-            Ok(status) => json!({
-                "endpoint": endpoint, "reachable": true, "cluster": status.cluster.to_string(), "quorum": status.quorum,
-                "leader": status.leader.map(|node| node.to_string()), "revision": status.revision, "why": null,
-            }),
-            Err(why) => json!({"endpoint": endpoint, "reachable": false, "why": why}),
-        })
-        .collect();
-    let best = best(said);
-    json!({
-        "schema": 1,
-        "cluster": best.map(|status| status.cluster.to_string()),
-        "predecessors": best.map(|status| status.predecessors.iter().map(ToString::to_string).collect::<Vec<_>>()),
-        "nodes": best.map(|status| status.nodes),
-        "leader": best.and_then(|status| status.leader).map(|node| node.to_string()),
-        "quorum": best.is_some_and(|status| status.quorum),
-        "endpoints": endpoints,
-    })
-}
-
-fn table(said: &[Said]) -> Table {
-    let mut table = Table::new(&["SERVER", "LEADER", "QUORUM", "REVISION", "CLUSTER"]);
-    for (endpoint, said) in said {
-        match said {
-            Ok(status) => {
-                let leader = status.leader.map_or_else(|| "-".to_owned(), |node| node.to_string());
-                let quorum = if status.quorum { "yes" } else { "no" };
-                table.row([endpoint.clone(), leader, quorum.into(), status.revision.to_string(), status.cluster.to_string()]);
-            }
-            Err(why) => table.row([endpoint.clone(), "-".into(), "-".into(), "-".into(), why.clone()]),
-        }
-    }
-    table
 }
