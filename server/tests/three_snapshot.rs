@@ -1,11 +1,11 @@
 //! A node that was away so long that the log does not reach back to it any more is brought up by a snapshot.
 
 mod common;
+#[path = "common/nodes.rs"]
+mod nodes;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{Caller, until};
@@ -108,11 +108,7 @@ fn config(dir: &Path, id: NodeId, set: &BTreeMap<NodeId, String>) -> Config {
     config
 }
 
-/// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
+/// Where the nodes listen.
 fn addresses() -> BTreeMap<NodeId, String> {
-    static TAKEN: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(43).wrapping_add(TAKEN.fetch_add(1_000, Ordering::SeqCst));
-    let ports = (0..18_000u32).map(|n| 12_000 + (start.wrapping_add(n) % 18_000) as u16);
-    let free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(4).collect::<Vec<_>>();
-    free.iter().zip(1..).map(|(listener, id)| (id, listener.local_addr().unwrap().to_string())).collect()
+    nodes::free_ports(4).into_iter().zip(1..).map(|(port, id)| (id, format!("127.0.0.1:{port}"))).collect()
 }

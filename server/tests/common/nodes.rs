@@ -3,6 +3,8 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -180,14 +182,20 @@ impl Drop for Nodes {
     }
 }
 
-/// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
+/// Ports that nobody listens on, below those that the kernel gives to outgoing connections, and that no other test process takes
+/// before this one has ended: a node that was stopped finds its port free.
 pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut found: Vec<TcpListener> = Vec::new();
     while found.len() < count {
         let n = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst));
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", 12_000 + (n % 18_000) as u16)) {
+        let port = 12_000 + (n % 18_000) as u16;
+        // The kernel forgets the name with this process.
+        let name = SocketAddr::from_abstract_name(format!("treelease-test-port-{port}")).unwrap();
+        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
             found.push(listener);
+            std::mem::forget(taken);
         }
     }
     found.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
