@@ -129,8 +129,11 @@ impl Scene {
     }
 }
 
+/// A call's name, and the call: its error number.
+type Call = (&'static str, Box<dyn Fn() -> i32>);
+
 /// What one program does in a round, call by call, in a directory of its own; most of it once.
-fn calls(dir: &Path) -> Vec<(&'static str, Box<dyn Fn() -> i32>)> {
+fn calls(dir: &Path) -> Vec<Call> {
     let path = |name: &str| dir.join(name);
     let file = Arc::new(OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path("open")).unwrap());
     for name in ["old", "cut", "gone", "mode"] {
