@@ -12,10 +12,10 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use fs_support::{Ears, HOUR, Mapping, errno, open_root};
-use nix::libc::EIO;
+use fs_support::{Ears, HOUR, Mapping, errno, eventually, open_root};
+use nix::libc::{EIO, ENOENT, EROFS};
 use rustix::fs::{FallocateFlags, XattrFlags};
 use tempfile::TempDir;
 use treelease_client::words::clock::{Clock, ManualClock};
@@ -226,4 +226,91 @@ fn control_without_the_gate_bytes_reach_the_storage_after_the_deadline_and_nobod
     let (broken, _) = lose_it_at_every_reading(Mode::Off, 20);
     assert!(broken.iter().any(|what| what.contains("write said 0, 1 reached")), "{broken:#?}");
     assert!(broken.iter().any(|what| what.contains("msync of a page stored too late said 0")), "{broken:#?}");
+}
+
+/// Ends the writers, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// How the lease goes while many write.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    /// By its deadline.
+    Deadline,
+    /// By the daemon's word, as at a surrender or a break.
+    Word,
+    /// The machine sleeps.
+    Suspend,
+}
+
+#[test]
+fn i4_with_many_writers_nothing_comes_after_the_last_permit_and_each_late_one_is_counted() {
+    const WRITERS: usize = 4;
+    let scene = Scene::new(Mode::Enforce);
+    let rounds = if std::env::var_os("TREELEASE_LONG").is_some() { 3000 } else { 60 };
+    for round in 0..rounds {
+        scene.hold();
+        let dir = scene.at.join(format!("{round}"));
+        fs::create_dir(&dir).unwrap();
+        let (recorded, late) = (scene.recorded(), scene.late());
+        let (stop, written, told) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|threads| {
+            let end = Stop(&stop);
+            for writer in 0..WRITERS {
+                let (dir, stop, written, told) = (&dir, &stop, &written, &told);
+                let file = File::create(dir.join(format!("file-{writer}"))).unwrap();
+                let mut names = ["a", "b"].map(|name| dir.join(format!("{name}-{writer}")));
+                fs::write(&names[0], "moved").unwrap();
+                threads.spawn(move || {
+                    for n in 0u64.. {
+                        // Each is one call on the storage.
+                        let said = match n % 3 {
+                            0 => errno(fs::rename(&names[0], &names[1])),
+                            _ => errno(file.write_all_at(&n.to_le_bytes(), n % 512 * 8)),
+                        };
+                        if n % 3 == 0 && said == 0 {
+                            names.swap(0, 1);
+                        }
+                        match said {
+                            0 => _ = written.fetch_add(1, Ordering::SeqCst),
+                            EIO => _ = told.fetch_add(1, Ordering::SeqCst),
+                            // Its rename was late: it is told so, and it has happened.
+                            ENOENT => names.swap(0, 1),
+                            EROFS => {}
+                            other => panic!("error {other}"),
+                        }
+                        if stop.load(Ordering::SeqCst) {
+                            return;
+                        }
+                    }
+                });
+            }
+            let enough = 4 + (round as u64 * 7) % 90;
+            eventually("they write", || written.load(Ordering::SeqCst) >= enough);
+            let loss = [Loss::Deadline, Loss::Word, Loss::Suspend][round % 3];
+            match loss {
+                Loss::Deadline => scene.clock.clock.advance(2 * HOUR),
+                Loss::Suspend => scene.clock.clock.suspend(std::time::Duration::from_secs(1)),
+                Loss::Word => scene.guard.publish(Right::Read),
+            }
+            eventually("permits have ended", || scene.guard.mount.in_flight() == 0);
+            if matches!(loss, Loss::Word) {
+                // From here on whatever comes is too late.
+                scene.recorder.publish(Right::Read);
+            }
+            let at_rest = scene.recorded();
+            let refused = scene.guard.mount.counts().refused;
+            eventually("they are refused", || scene.guard.mount.counts().refused >= refused + 20);
+            assert_eq!(scene.recorded(), at_rest, "round {round}: after the last permit");
+            drop(end);
+        });
+        let (came, counted) = (scene.recorded() - recorded, scene.late() - late);
+        assert_eq!(counted as u64, told.load(Ordering::SeqCst), "round {round}: each late one was an error to its program");
+        assert!(came <= counted, "round {round}: {came} reached the storage late, {counted} programs were told");
+    }
 }

@@ -84,7 +84,7 @@ fn set_id_bits_are_dropped_by_whoever_may_not_keep_them() {
     assert!(said.contains("append 777 5 60") && said.contains("write 777 5 60"), "{said}");
 }
 
-/// Access control lists decide, as below, who else may read and write. A directory's default list does not replace the umask.
+/// Access control lists decide, as below, who else may read and write; and a directory's default list what is made in it.
 #[test]
 fn access_control_lists_are_obeyed() {
     let twin = Twin::new();
@@ -96,7 +96,9 @@ fn access_control_lists_are_obeyed() {
         setfacl -m u:1:0 -m o::r dir/file; as 1 1 1 'cat dir/file'; as 2 2 2 'cat dir/file'
         setfacl -m g:12:rwx dir; as 1 1 12 'echo made > dir/made; ls dir'; as 1 1 1 'echo not > dir/not'
         setfacl -b dir/file; chmod 644 dir/file; as 1 1 1 'cat dir/file'
-        mkdir -m 777 given; setfacl -d -m u:1:rwx,g::rwx,o::0 given; getfacl -cnp dir/file given
+        mkdir -m 777 given; setfacl -d -m u:1:rwx,g::rwx,o::0 given
+        as 2 2 2 'umask 077; echo x > given/file; mkdir given/sub; mknod given/fifo p'
+        getfacl -cnp dir/file given given/file given/sub given/fifo; stat -c '%n %a' given/*
         "#
     ));
     assert!(said.contains("user:1:rwx"), "{said}");

@@ -14,6 +14,7 @@ use super::{Entry, Fs, is_hidden, path_only, proc_path};
 use crate::gate::Standing;
 use crate::sync::Arc;
 
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What mknod makes, and with which permissions.
@@ -25,6 +26,12 @@ pub struct Making {
     pub umask: u32,
     /// Of a device.
     pub rdev: u32,
+}
+
+/// The permissions of what is made in a directory: its default access control list takes the place of the caller's umask.
+fn mode_in(dir: &Node, making: Making) -> u32 {
+    let listed = rustix::fs::getxattr_query(proc_path(&dir.fd), DEFAULT_ACL).is_ok_and(|size| size > 0);
+    (if listed { making.mode } else { making.mode & !making.umask }) & 0o7777
 }
 
 impl Fs {
@@ -125,7 +132,7 @@ impl Fs {
     pub fn mkdir(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let (mode, mask) = (mode_in(&dir, making), own_mask());
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
@@ -138,7 +145,7 @@ impl Fs {
     pub fn mknod(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let (mode, mask) = (mode_in(&dir, making), own_mask());
         let major = (making.rdev >> 8) & 0xfff;
         let minor = (making.rdev & 0xff) | ((making.rdev >> 12) & 0xfff00);
         let kind = FileType::from_raw_mode(making.mode);
@@ -286,7 +293,7 @@ impl Fs {
         }
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let (mode, mask) = (mode_in(&dir, making), own_mask());
         let asked = OFlags::from_bits_retain(flags as u32);
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;

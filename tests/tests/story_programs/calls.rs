@@ -276,3 +276,16 @@ fn a_directory_of_very_many_entries_lists_each_once() {
         (names.len(), distinct.len(), found, list().len())
     });
 }
+
+/// Control: what differs, in words or in what is left, is seen.
+#[test]
+fn control_a_program_that_says_or_leaves_something_else_is_found() {
+    let twin = Twin::new();
+    twin.script("echo the same; echo same > file");
+    twin.same_below();
+    let seen = |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();
+    assert!(seen(&|| twin.same("paths", Path::to_owned)));
+    fs::write(twin.bare().join("more"), "").unwrap();
+    assert!(seen(&|| twin.same_below()));
+    assert!(seen(&|| _ = twin.script("ls")));
+}
