@@ -65,7 +65,7 @@ impl Fs {
             return Ok(None);
         }
         let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-        let Some(node) = self.nodes.by_key(Key::of(&stat)).filter(|node| node.is_fresh(seen.serial)) else { return Ok(None) };
+        let Some(node) = self.nodes.by_key(Key::of(&stat)).filter(|node| self.believes(node, seen)) else { return Ok(None) };
         let run = self.run_of(seen);
         self.settle_other_names(node.key, dir, name, run);
         // None: the kernel has forgotten it meanwhile, or it was replaced just now.
@@ -85,7 +85,7 @@ impl Fs {
         let node = self.nodes.enter(fd, &stat, dir, name, run);
         if !holds {
             node.set_fresh(seen.serial);
-        } else if !node.is_fresh(seen.serial) {
+        } else if !self.believes(&node, seen) {
             match stat_fd(&node.fd, true) {
                 Ok(fresh) => stat = fresh,
                 Err(why) => {

@@ -24,7 +24,7 @@ use super::Shared;
 use super::notify::Notify;
 use crate::fs::caching::READER_TTL;
 use crate::gate::{Gate, in_time};
-use crate::sync::{Condvar, Mutex, PoisonError, lock};
+use crate::sync::{Condvar, Mutex, Ordering, PoisonError, lock};
 
 /// When the kernel is told to forget a second time: answers are not that long on their way.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -135,8 +135,12 @@ fn forget(shared: &Shared, notify: &Notify) {
     // First what blocks on nothing.
     nodes.iter().for_each(|node| notify.attributes(node.id));
     shared.forget_absent(notify);
+    let expire = shared.expire_only.load(Ordering::Relaxed);
     for node in nodes {
-        shared.forget_names(&node, notify);
+        // Where names cannot expire, a directory's stays to its time-out: dropped, it would be gone from under whoever works there.
+        if expire || !node.is_dir() {
+            shared.forget_names(&node, notify);
+        }
         if !node.has_writers() {
             notify.inode(node.id);
         }
