@@ -143,37 +143,6 @@ fn a_backup_of_one_node_goes_into_three_and_a_backup_of_three_is_the_leaders() {
     assert_eq!((said.json()["trees"].as_u64(), said.json()["cluster"].as_str()), (Some(31), Some(&*cluster_of(&operator))));
 }
 
-/// One backup in two clusters: both know the tree, both grant, in equal numbers. Whose side stamps first has the directory.
-#[test]
-fn i8_two_clusters_that_have_grown_from_one_do_not_both_open_a_gate() {
-    let world = World::new();
-    let (mut old, side) = one_side(&world);
-    turn(&side, "one");
-    let file = world.path("backup");
-    side.ok(&["cluster", "backup", file.to_str().unwrap()]);
-    old.kill();
-    let _first = Server::start_at(world.directory("server-2"), old.address());
-    let second = Server::start(world.directory("server-3"));
-    let other = world.side("pod", &second);
-    for side in [&side, &other] {
-        side.ok(&["cluster", "restore", file.to_str().unwrap()]);
-        side.ok(&["follow", &cluster_of(side), "--reason", "the old node is gone"]);
-        wait_for(LIMIT, "it sees the tree", || stands(side) == "cooling");
-        side.ok(&["fence", "confirm", "dev", "--epoch", &epoch(side).to_string(), "--reason", "it is gone"]);
-    }
-    other.mount("dev", &world.lower("dev"));
-    side.ok(&["acquire", "dev"]);
-    let mut said = Vec::new();
-    for _ in 0..3 {
-        let tried = other.run(&["acquire", "dev", "--wait", "30s"]);
-        assert!(tried.code != 0 && !other.holds("dev"), "{tried}");
-        said.push(tried.stderr);
-    }
-    assert!(said[2].contains("both have grown"), "{said:?}");
-    std::fs::write(side.at("dev").join("file"), "two").unwrap();
-    std::fs::write(other.at("dev").join("file"), "three").unwrap_err();
-}
-
 /// The control to the lifted epochs: a server whose disk was put back grants numbers that were granted before. The storage
 /// remembers them, and no gate opens until somebody has lifted the tree.
 #[test]
