@@ -123,7 +123,6 @@ impl Service {
             Step::HandOver => match consensus.hand_over().await {
                 Ok(heir) => Err(format!("node {heir} leads now")),
                 Err(why) => {
-                    consensus.stay();
                     // Who would go on without it was asked for longer than it takes to be counted as silent.
                     match next(&self.view(), change, &Err(String::new())) {
                         Step::HandOver => {

@@ -9,7 +9,7 @@
 //! with its own `Lead` and all timers anew (I3). Everything has a limit, and after it the node simply goes. A candidate stands
 //! only on the word of the node that it takes for the leader.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -27,19 +27,26 @@ const ONE_LIMIT: Duration = Duration::from_millis(2_500);
 /// How often a candidate that did not win stands again.
 const STAND_AGAIN: Duration = Duration::from_millis(400);
 
+/// Ends the giving away.
+struct Stays<'a>(&'a AtomicU64);
+
+impl Drop for Stays<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
+}
+
 impl Consensus {
     /// Gives the leadership to another voter, the one that has most of the log; nothing is proposed here from now on. The error
-    /// says why nobody took it; whoever goes on then calls [`Consensus::stay`].
+    /// says why nobody took it, and this node goes on as it was.
     pub async fn hand_over(&self) -> Result<NodeId, String> {
-        self.leaving.store(true, Ordering::SeqCst);
+        let term = self.raft.metrics().borrow().current_term;
+        self.leaving.store(term, Ordering::SeqCst);
+        // However this ends, also if nobody waits for it any more: who still leads goes on.
+        let _stays = Stays(&self.leaving);
         let limit = Instant::now() + HAND_OVER_LIMIT;
         let given = timeout(HAND_OVER_LIMIT, self.give_away(limit)).await;
         given.unwrap_or_else(|_| Err(format!("nobody took it within {} s", HAND_OVER_LIMIT.as_secs())))
-    }
-
-    /// It goes on as it was.
-    pub fn stay(&self) {
-        self.leaving.store(false, Ordering::SeqCst);
     }
 
     async fn give_away(&self, limit: Instant) -> Result<NodeId, String> {

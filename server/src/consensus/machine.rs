@@ -43,8 +43,7 @@ impl Machine {
             None => (SnapshotMeta::default(), State::new()),
         };
         let mut state = state;
-        // A state of an earlier version does not know them.
-        state.note_nodes(meta.last_membership.nodes().map(|(id, _)| *id));
+        state.was_read(meta.last_membership.nodes().map(|(id, _)| *id));
         let published = Arc::new(Published::new(state, meta.last_log_id.map_or(0, |id| id.index)));
         Ok(Self {
             published,
@@ -161,7 +160,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
         let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(Some(meta.signature())), ErrorVerb::Write, e);
-        let (own, state) = codec::snapshot_from_bytes(&bytes).map_err(failed)?;
+        let (own, mut state) = codec::snapshot_from_bytes(&bytes).map_err(failed)?;
+        state.was_read(own.last_membership.nodes().map(|(id, _)| *id));
         if own != *meta {
             return Err(failed(damaged("the received snapshot is another one than was announced")));
         }

@@ -31,7 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
@@ -149,8 +149,8 @@ pub struct Consensus {
     counts: Arc<Counts>,
     log: LogStore,
     pace: Pace,
-    /// It gives the leadership away: nothing new is proposed ([`handover`]).
-    leaving: AtomicBool,
+    /// It gives the leadership of this term away: nothing new is proposed ([`handover`]).
+    leaving: AtomicU64,
     fail: FailStop,
     faults: Faults,
 }
@@ -202,7 +202,7 @@ impl Consensus {
         members::follow(&raft, peers.clone(), published.clone());
         let proposer = Proposer::start(writes(raft.clone()));
         let confirmer = Confirmer::start(rounds(raft.clone()));
-        let (node, leaving) = (identity.node, AtomicBool::new(false));
+        let (node, leaving) = (identity.node, AtomicU64::new(0));
         let own =
             Self { node, raft, peers, network, published, proposer, confirmer, writer, counts, log, pace, leaving, fail, faults };
         own.watch_for_the_end();
@@ -369,7 +369,7 @@ impl Consensus {
         if metrics.running_state.is_err() {
             return Err(ProposeError::Stopping);
         }
-        if metrics.state == ServerState::Leader && self.leaving.load(Ordering::SeqCst) {
+        if metrics.state == ServerState::Leader && metrics.current_term == self.leaving.load(Ordering::SeqCst) {
             return Err(ProposeError::NotLeading { leader: None });
         }
         if metrics.state != ServerState::Leader {

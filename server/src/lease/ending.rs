@@ -241,7 +241,7 @@ impl State {
         };
         let whose = who(tree);
         if active && tree.policy.fence != Fence::None && !skip_fence {
-            let agent = match (&tree.policy.fence, tree.ended().and_then(|ended| ended.side.as_ref())) {
+            let agent = match (&tree.policy.fence, tree.ended().and_then(|ended| ended.whom_to_fence())) {
                 (Fence::Exec(agent), Some(_)) => format!("the fence agent `{agent}`, which is run when another side waits, or "),
                 (Fence::Exec(agent), None) => format!("(whom to fence is not known, so `{agent}` is not run) "),
                 _ => String::new(),

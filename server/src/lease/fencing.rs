@@ -121,10 +121,11 @@ impl Tree {
         }
     }
 
-    /// The unclean end that is being fenced, and whose it was.
+    /// The unclean end that is being fenced, and whose it was. After a restore whom to fence is not known: others may have held
+    /// it since the backup, so no agent's success would free it (I2).
     fn fencing_of(&self, side: &SideName) -> Option<&Fencing> {
         match &self.state {
-            TreeState::Fencing(fencing) if fencing.ended.side.as_ref() == Some(side) => Some(fencing),
+            TreeState::Fencing(fencing) if fencing.ended.whom_to_fence() == Some(side) => Some(fencing),
             _ => None,
         }
     }

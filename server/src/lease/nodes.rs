@@ -19,6 +19,14 @@ impl State {
         self.node_ids.extend(ids);
     }
 
+    /// A state that was read from a snapshot, with the members of then: one of an earlier version knows neither them nor the
+    /// index of fences.
+    pub fn was_read(&mut self, members: impl IntoIterator<Item = NodeId>) {
+        self.note_nodes(members);
+        let trees: Vec<_> = self.trees.keys().cloned().collect();
+        trees.iter().for_each(|tree| self.index_fences(tree));
+    }
+
     /// Numbers of nodes that are or were members.
     pub fn node_ids(&self) -> &BTreeSet<NodeId> {
         &self.node_ids
@@ -33,6 +41,8 @@ impl State {
         self.ttl_min = ttl_min;
         for session in self.sessions.values_mut().filter(|session| session.ttl < ttl_min) {
             session.ttl = ttl_min;
+            // What was lower meanwhile is no longer the longest that it may have been answered with.
+            session.lowered_from = session.lowered_from.filter(|before| *before > ttl_min);
             self.timed += 1;
         }
         Answer::Done

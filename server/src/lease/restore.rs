@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 use treelease_proto::backup::{self, BACKUP_MAX};
-use treelease_proto::command::{Answer, Event, EventKind, RestorePiece};
+use treelease_proto::command::{Answer, Event, EventKind, Leadership, RestorePiece};
 use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{ClusterId, RequestKey, SideName, TreeId};
 use treelease_proto::refusal::{Code, Refusal};
@@ -112,6 +112,11 @@ impl State {
         // Ids that are never used again, and sides that a fence agent shut out, stay what they were.
         self.tombstones = old.tombstones;
         for (id, mut tree) in old.trees {
+            // Whom a fence agent shut out stays out until somebody of now says otherwise; that cluster's leaderships are not ours.
+            for fenced in tree.fenced.values_mut() {
+                (fenced.unfence, fenced.failures) = (false, 0);
+                fenced.open.iter_mut().for_each(|open| open.leadership = Leadership(0));
+            }
             let before = tree.last_epoch;
             let why = format!("restored from a backup of cluster {from} of {}: epochs go on above {}", about.at, lifted(before));
             self.lift(&mut tree, lifted(before), ttl, why, EventKind::Restored, context);

@@ -81,6 +81,10 @@ impl State {
         if tree.roots[at].state == RootState::Live {
             return refuse(Code::Config, format!("root {root} of {name} is live: seal it first (`treelease tree seal {name}`)"));
         }
+        // Without a root nothing would say that it is sealed, and the guard that finds its marker would open.
+        if tree.roots.len() == 1 && tree.state != TreeState::Retired {
+            return refuse(Code::Config, format!("{root} is the last root of {name}: `treelease tree retire {name}` first"));
+        }
         let gone = tree.roots.remove(at);
         let event = Event {
             reason: because(format!("removed root {root} at {}", gone.path), reason),
@@ -120,6 +124,10 @@ impl State {
         }
         if let Some(root) = tree.roots.first() {
             let why = format!("{name} still has a root, at {}: `treelease tree rm {name} --root {}` first", root.path, root.id);
+            return refuse(Code::Config, why);
+        }
+        if let Some(side) = tree.fenced.keys().next() {
+            let why = format!("{side} was fenced on {name}: `treelease fence unfence {name} {side} --reason …` first");
             return refuse(Code::Config, why);
         }
         if self.tombstones.len() >= TOMBSTONES_MAX {

@@ -51,7 +51,7 @@ impl Session {
     }
     /// How long it lives without a renewal: the largest TTL that one may still have been answered with.
     pub fn outlives(&self) -> Ttl {
-        self.lowered_from.unwrap_or(self.ttl)
+        self.lowered_from.map_or(self.ttl, |before| before.max(self.ttl))
     }
     /// Which run of the daemon: 1, and one more with each resume.
     pub fn incarnation(&self) -> u64 {
@@ -74,7 +74,13 @@ impl Session {
 
 impl State {
     pub(super) fn open_session(&mut self, open: &OpenSession, context: &mut Context) -> Answer {
-        if open.ttl < self.ttl_min || open.ttl > self.ttl_max {
+        // Its daemon was told of the raised limit once, and is again: a restart must not be the end of what it holds.
+        let goes_on =
+            self.sides.get(&open.side).and_then(|id| self.sessions.get(id).zip(Some(id))).is_some_and(|(session, id)| {
+                open.resume.as_ref().is_some_and(|r| r.session == *id && session.proves(&r.secret)) && session.boot == open.boot
+            });
+        let ttl = if goes_on { open.ttl.max(self.ttl_min) } else { open.ttl };
+        if ttl < self.ttl_min || ttl > self.ttl_max {
             let [ttl, min, max] = [open.ttl, self.ttl_min, self.ttl_max].map(|ttl| format_duration(ttl.get()));
             return refuse(
                 Code::Config,
@@ -84,9 +90,7 @@ impl State {
         if let Some(id) = self.sides.get(&open.side).cloned() {
             let session = self.sessions.get_mut(&id).expect("the index of sides names live sessions");
             // From another boot it is another side (I2): the old kernel may still have pages to send. Then it waits like one.
-            let proven =
-                open.resume.as_ref().is_some_and(|r| r.session == id && session.proves(&r.secret)) && session.boot == open.boot;
-            if !proven {
+            if !goes_on {
                 let host = if session.host.is_empty() { "another daemon" } else { &session.host };
                 return refuse(
                     Code::Held,
@@ -101,8 +105,8 @@ impl State {
             session.host = cut(&open.host);
             // A renewal that was answered with the old one gives a right to write for so long (I4): it is waited for until then.
             let before = session.outlives();
-            session.ttl = open.ttl;
-            session.lowered_from = Some(before).filter(|before| *before > open.ttl);
+            session.ttl = ttl;
+            session.lowered_from = Some(before).filter(|before| *before > ttl);
             self.timed += 1;
             return Answer::Opened { session: id, incarnation: session.incarnation, ttl: session.ttl, resumed: true };
         }

@@ -94,6 +94,14 @@ pub struct Ended {
     pub marker: Option<MarkerLock>,
 }
 
+impl Ended {
+    /// The side that may have left writes behind, if that is known for sure: not after a restore, when others may have held the
+    /// tree since.
+    pub(super) fn whom_to_fence(&self) -> Option<&SideName> {
+        self.side.as_ref().filter(|_| self.how != How::Restored)
+    }
+}
+
 /// By what a lease ended unclean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
