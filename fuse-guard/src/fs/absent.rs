@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use treelease_client::words::time::BootTime;
 
@@ -12,6 +13,9 @@ use crate::sync::lock;
 
 /// Names that are written down at the same time, about 10 MiB of them. Of more the kernel is told nothing that it may keep.
 pub const ABSENT_MAX: usize = 65_536;
+
+/// How long an answer may be on its way to the kernel.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// The names.
 #[derive(Default)]
@@ -30,22 +34,23 @@ impl Absent {
                 return false;
             }
         }
-        known.insert((parent, name.to_owned()), until);
+        let noted = known.entry((parent, name.to_owned())).or_insert(until);
+        *noted = (*noted).max(until);
         true
     }
 
-    /// All that the kernel may believe now. They stay: an answer may be on its way while the kernel is told to forget.
+    /// All that the kernel may believe now. They stay: an answer may be on its way while the kernel is told to forget. Its time-outs
+    /// stand still while the machine sleeps, and begin when it has read the answer: so nothing that was noted before a sleep has
+    /// been forgotten by itself, and everything else a while later than is written here.
     pub fn all(&self, now: BootTime) -> Vec<(u64, OsString)> {
         let mut known = lock(&self.known);
-        known.retain(|_, until| in_time(*until, now));
+        known.retain(|_, until| now.suspended_since(*until) || now.elapsed < until.elapsed + SLACK);
         known.keys().cloned().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -59,6 +64,10 @@ mod tests {
         let later = now.after(Duration::from_secs(2));
         assert!(absent.note(1, OsStr::new("one more"), later.after(Duration::from_secs(1)), later));
         assert_eq!(absent.all(later), [(1, "one more".into())]);
-        assert!(absent.all(later.after(Duration::from_secs(1))).is_empty(), "the kernel has forgotten them by itself");
+        let (until, slept) = (later.after(Duration::from_secs(1)), Duration::from_secs(60));
+        assert_eq!(absent.all(until).len(), 1, "the answer may have been on its way");
+        let woken = BootTime { elapsed: until.elapsed + slept, suspended: slept };
+        assert_eq!(absent.all(woken).len(), 1, "the kernel's time stood still");
+        assert!(absent.all(until.after(SLACK)).is_empty(), "the kernel has forgotten them by itself");
     }
 }

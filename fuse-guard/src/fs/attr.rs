@@ -96,7 +96,8 @@ impl Fs {
             return Ok(Attributes { attr: self.status.attr(id)?, kept: Kept::Never, seen });
         }
         let node = self.nodes.get(id)?;
-        Ok(Attributes { attr: self.stat(&node, &seen)?, kept: Kept::of(&node), seen })
+        let attr = self.stat(&node, &seen)?;
+        Ok(Attributes { attr, kept: Kept::with(&node, &attr), seen })
     }
 
     /// chmod, chown, truncate, utimens, in the order in which a later one cannot undo an earlier one.
@@ -135,7 +136,7 @@ impl Fs {
         }
         self.dirty.wrote(&node, 0);
         let attr = Attr::of(&node, &stat_fd(&node.fd, false)?);
-        Ok(Attributes { attr, kept: Kept::of(&node), seen: *seen })
+        Ok(Attributes { attr, kept: Kept::with(&node, &attr), seen: *seen })
     }
 
     fn truncate(&self, node: &Arc<Node>, fh: Option<u64>, size: u64, seen: &Standing) -> Result<()> {

@@ -21,12 +21,16 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::Fs;
+use super::attr::Attr;
 use super::handle::Open;
 use super::inode::Node;
 use crate::gate::{Right, Standing};
 
 /// How long answers are kept without the lease: what the other side writes is seen so soon.
 pub const READER_TTL: Duration = Duration::from_millis(500);
+
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
 
 /// What the kernel may do with an answer about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,15 @@ pub enum Kept {
 }
 
 impl Kept {
+    /// Of this node, whose attributes are these. *Why never for a file with a set-user-id bit:* a write takes it away below, and the
+    /// kernel believes what it has been told.
+    pub fn with(node: &Node, attr: &Attr) -> Kept {
+        match attr.mode & SET_ID != 0 && !node.is_dir() {
+            true => Kept::Never,
+            false => Kept::of(node),
+        }
+    }
+
     /// Of this node.
     pub fn of(node: &Node) -> Kept {
         match (node.is_replaced(), node.is_foreign()) {
@@ -105,11 +118,11 @@ impl Fs {
     /// How long the kernel may believe that a name, not found under `seen`, is not there; None: it asks each time.
     pub fn absent_for(&self, parent: u64, name: &OsStr, seen: &Standing) -> Option<Duration> {
         let ours = self.nodes.get(parent).is_ok_and(|dir| Kept::of(&dir) == Kept::Licensed);
-        let until = seen.right.until().filter(|_| ours && seen.caches(self.gate.now()))?;
-        // Known first, so that whoever tells the kernel to forget knows of it when the answer leaves.
-        self.absent
-            .note(parent, name, until, self.gate.now())
-            .then(|| self.ttl(seen, Kept::Licensed))
-            .filter(|ttl| !ttl.is_zero())
+        let now = self.gate.now();
+        let ttl = Some(self.ttl(seen, Kept::Licensed)).filter(|ttl| ours && seen.caches(now) && !ttl.is_zero())?;
+        // Known first, so that whoever tells the kernel to forget knows of it when the answer leaves; then looked at once more.
+        let noted = self.absent.note(parent, name, now.after(ttl), now);
+        let ttl = ttl.min(self.ttl(seen, Kept::Licensed));
+        (noted && !ttl.is_zero()).then_some(ttl)
     }
 }

@@ -9,8 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, SeekFrom, statat};
+use treelease_client::words::time::BootTime;
 
 use super::caller::Caller;
 use super::error::{Errno, Result, reason};
@@ -26,9 +28,12 @@ const CHUNK: usize = 32 << 10;
 /// Listings without a handle that can go on where they stopped; the oldest is let go of, and then reads on by its cookie.
 const LISTINGS: usize = 64;
 
+/// What was read ahead longer ago is read anew.
+const READ_AHEAD_MAX: Duration = Duration::from_secs(1);
+
 /// Ids for names that are listed and could not be looked at: the kernel may keep such a node, with a time-out of zero, and asks
 /// for the name again before it uses it. No node of ours has one of them.
-const UNSEEN_IDS: u64 = 1 << 61;
+const UNSEEN_IDS: u64 = super::inode::NATURAL_IDS;
 
 /// One name of a listing.
 pub struct Item {
@@ -59,6 +64,7 @@ pub struct Listings(Mutex<VecDeque<Stopped>>);
 struct Stopped {
     /// The node's generation, who lists it, and under which serial.
     of: (u64, u32, u32, u64),
+    since: BootTime,
     listing: Listing,
 }
 
@@ -81,6 +87,12 @@ impl Listing {
             self.at = offset;
         }
         Ok(())
+    }
+
+    /// Forgets what was read ahead.
+    fn read_anew(&mut self) -> Result<()> {
+        self.rest.clear();
+        rustix::fs::seek(&self.fd, SeekFrom::Start(self.at)).map(drop)
     }
 
     /// Reads on. False: there is nothing more.
@@ -179,7 +191,8 @@ impl Fs {
         if fh != 0 {
             let open = self.handles.get(fh)?;
             let Open::Dir(node, listing) = &*open else { return Err(Errno::NOTDIR) };
-            if offset == 0 {
+            // A listing that goes on after a grant looks at the storage anew: what it finds the kernel may keep.
+            if offset == 0 || seen.caches(self.gate.now()) {
                 self.freshen(node, seen)?;
             }
             let full = full(node);
@@ -190,7 +203,7 @@ impl Fs {
             return Err(Errno::NOTDIR);
         }
         let of = (node.generation, who.uid, who.gid, seen.serial);
-        let mut listing = match self.listings.take(of, offset) {
+        let mut listing = match self.listings.take(of, offset, self.gate.now()) {
             Some(listing) => listing,
             None => {
                 self.freshen(&node, seen)?;
@@ -204,7 +217,7 @@ impl Fs {
         };
         let full = full(&node);
         if listing.list(&node, offset, full)? {
-            self.listings.stop(Stopped { of, listing });
+            self.listings.stop(Stopped { of, since: self.gate.now(), listing });
         }
         Ok(())
     }
@@ -245,7 +258,9 @@ impl Fs {
                     // Gone meanwhile.
                     Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => return false,
                     // Who may list a directory and not enter it sees its names all the same; so it is where descriptors run short.
-                    Err(_) => return full(&Item { name: item.name.clone(), ino: item.ino | UNSEEN_IDS, ..*item }, None),
+                    Err(_) => {
+                        return full(&Item { name: item.name.clone(), ino: (item.ino % UNSEEN_IDS) | UNSEEN_IDS, ..*item }, None);
+                    }
                 };
                 let is_full = full(item, Some(&entry));
                 if is_full {
@@ -268,13 +283,20 @@ impl Fs {
 
 impl Listings {
     /// The listing of that directory by that caller that stopped there.
-    fn take(&self, of: (u64, u32, u32, u64), offset: u64) -> Option<Listing> {
+    ///
+    /// One that begins anew ends all others of the same directory and caller: what those had read ahead is older than it.
+    fn take(&self, of: (u64, u32, u32, u64), offset: u64, now: BootTime) -> Option<Listing> {
+        let mut stopped = lock(&self.0);
         if offset == 0 {
+            stopped.retain(|s| (s.of.0, s.of.1, s.of.2) != (of.0, of.1, of.2));
             return None;
         }
-        let mut stopped = lock(&self.0);
-        let position = stopped.iter().position(|s| s.of == of && s.listing.at == offset)?;
-        stopped.remove(position).map(|s| s.listing)
+        let position = stopped.iter().rposition(|s| s.of == of && s.listing.at == offset)?;
+        let mut one = stopped.remove(position)?;
+        if now.since(one.since) > READ_AHEAD_MAX {
+            one.listing.read_anew().ok()?;
+        }
+        Some(one.listing)
     }
 
     fn stop(&self, one: Stopped) {

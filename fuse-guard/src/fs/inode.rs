@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
+use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 
 use super::error::{Result, reason};
@@ -29,6 +30,8 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
 pub const ROOT: u64 = 1;
 /// Ids from here on are ours, not lower inode numbers.
 const OWN_IDS: u64 = 1 << 62;
+/// Lower inode numbers below this are node ids as they are.
+pub(super) const NATURAL_IDS: u64 = 1 << 61;
 /// The file type bits of a mode.
 pub const TYPE_BITS: u32 = 0o170_000;
 /// How many steps up a path is followed when it is written down for people.
@@ -152,8 +155,17 @@ impl Node {
         }
         match self.marker.load(Ordering::Relaxed) {
             0 => {
-                let there = rustix::fs::statat(&self.fd, super::MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-                self.marker.store(if there { 2 } else { 1 }, Ordering::Relaxed);
+                let (there, known) = match rustix::fs::statat(&self.fd, super::MARKER, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => (true, true),
+                    Err(Errno::NOENT) => (false, true),
+                    // Whoever may not look is told nothing of it; the next one may.
+                    Err(Errno::ACCESS | Errno::PERM) => (false, false),
+                    // Nobody knows: no mutation, and nothing is kept, until somebody does.
+                    Err(_) => (true, false),
+                };
+                if known {
+                    self.marker.store(if there { 2 } else { 1 }, Ordering::Relaxed);
+                }
                 there
             }
             n => n == 2,
@@ -319,7 +331,7 @@ impl Nodes {
             node.add_name(dir.id, name, run);
             return node;
         }
-        let natural = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < OWN_IDS;
+        let natural = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < NATURAL_IDS;
         let id = if natural && !table.by_id.contains_key(&key.ino) {
             key.ino
         } else {

@@ -115,7 +115,7 @@ impl Answer for ReplyEntry {
     fn send(self, fs: &Fs, result: Result<Entry>) {
         match result {
             Ok(entry) => {
-                let ttl = fs.ttl(&entry.seen, Kept::of(&entry.node));
+                let ttl = fs.ttl(&entry.seen, Kept::with(&entry.node, &entry.attr));
                 self.entry(&ttl, &file_attr(&entry.attr, entry.node.id), Generation(entry.node.generation));
             }
             Err(why) => self.error(errno(why)),
@@ -158,7 +158,7 @@ impl Answer for ReplyCreate {
     fn send(self, fs: &Fs, result: Result<(Entry, u64)>) {
         match result {
             Ok((entry, fh)) => {
-                let ttl = fs.ttl(&entry.seen, Kept::of(&entry.node));
+                let ttl = fs.ttl(&entry.seen, Kept::with(&entry.node, &entry.attr));
                 let attr = file_attr(&entry.attr, entry.node.id);
                 let generation = Generation(entry.node.generation);
                 self.created(&ttl, &attr, generation, FileHandle(fh), flags(fs.keeping(fh, &entry.seen)));

@@ -449,9 +449,10 @@ impl Filesystem for Face {
             });
             return reply.ok();
         }
+        let before = fs.gate.standing();
         let result = fs.readdirplus(caller(req), (ino.0, fh.0), offset, |item, entry| match entry {
             Some(Entry { node, attr, seen }) => {
-                let ttl = fs.ttl(seen, Kept::of(node));
+                let ttl = fs.ttl(seen, Kept::with(node, attr));
                 let generation = fuser::Generation(node.generation);
                 reply.add(INodeNo(node.id), item.cookie, &item.name, &ttl, &file_attr(attr, node.id), generation)
             }
@@ -464,6 +465,12 @@ impl Filesystem for Face {
         match result {
             Ok(()) => reply.ok(),
             Err(why) => reply.error(errno(why)),
+        }
+        // The kernel keeps the listing from now on; and what the licence said of its first names may be wrong by now.
+        self.0.lists(ino.0, offset);
+        let now = fs.gate.now();
+        if before.caches(now) != fs.gate.standing().caches(now) || before.serial != fs.gate.standing().serial {
+            self.0.keeper.licence_ends();
         }
     }
 
