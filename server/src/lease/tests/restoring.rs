@@ -39,6 +39,26 @@ fn upload(world: &mut World, text: &str) -> Answer {
 }
 
 #[test]
+fn i2_after_a_restore_no_agent_is_run_against_the_side_of_before_since_others_may_have_held_it_since() {
+    let mut old = World::new();
+    assert_eq!(old.set("fence", "exec:nas"), Answer::Done);
+    let holder = old.open("workstation", 1);
+    old.granted(&holder);
+    let text = backup_of(&old);
+    let mut new = other_cluster(2);
+    assert_eq!(upload(&mut new, &text), Answer::Done);
+    let waiter = new.open("pod", 2);
+    new.queued(&waiter);
+    let epoch = new.status().epoch.get();
+    new.end_grace(epoch);
+    assert_eq!(new.stands(), StateName::Fencing);
+    assert!(new.state.fences_due(new.leadership()).is_empty());
+    assert!(new.status().why.contains("whom to fence is not known"), "{}", new.status().why);
+    assert_eq!(new.confirm(epoch), Answer::Done);
+    assert_eq!(new.holder(), Some(waiter));
+}
+
+#[test]
 fn i1_after_a_restore_every_epoch_is_above_all_that_was_granted_and_the_waits_are_the_longest() {
     let mut old = World::new();
     let holder = old.open("workstation", 1);

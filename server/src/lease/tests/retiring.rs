@@ -35,6 +35,15 @@ fn i8_a_tree_whose_root_is_sealed_is_granted_to_nobody_until_it_is_unsealed() {
 }
 
 #[test]
+fn i8_the_last_root_of_a_sealed_tree_stays_until_the_tree_is_retired() {
+    let mut world = World::new();
+    assert_eq!(set_root(&mut world, 0, RootState::Sealed), Answer::Done);
+    assert_eq!(code(remove_root(&mut world)), Code::Config, "without it nothing would say that the tree is sealed");
+    assert_eq!(retire(&mut world, 0), Answer::Done);
+    assert_eq!(remove_root(&mut world), Answer::Done);
+}
+
+#[test]
 fn nobodys_lease_is_touched_by_a_seal_or_a_retirement() {
     let mut world = World::new();
     let (a, b) = (world.open("a", 1), world.open("b", 2));
