@@ -86,7 +86,8 @@ impl Service {
     fn no_such_agent(&self, name: &str) -> Refusal {
         let (node, names) = (self.api.consensus.node(), self.api.runner.agents().names());
         let why = format!(
-            "no fence agent is configured under the name `{name}` on node {node}, which leads (it has: {names}): give every node              [fence.{name}] in its configuration, or use fence=manual or fence=none"
+            "no fence agent is configured under the name `{name}` on node {node}, which leads (it has: {names}): give every node \
+             [fence.{name}] in its configuration, or use fence=manual or fence=none"
         );
         Refusal::new(Code::Config, why)
     }
