@@ -167,11 +167,8 @@ impl Gate {
         if !op.needs_the_lease() {
             return Admission::Permit(self.permit(inner.standing(), op, None, false));
         }
-        // One reading for both looks: what happens between it and the system call is for [`Permit::finish`] to see.
-        let now = inner.clock.now();
-        let judged = |standing: &Standing| admit(standing, op, handle, now);
         let early = view(inner.standing());
-        let verdict = judged(&early);
+        let verdict = admit(&early, op, handle, inner.clock.now());
         if verdict != Verdict::Admit {
             return self.say_no(&early, op, verdict);
         }
@@ -180,7 +177,9 @@ impl Gate {
         // Pairs with the fence in `publish`: see the module's argument.
         fence(Ordering::SeqCst);
         let standing = view(inner.standing());
-        match judged(&standing) {
+        // Read after it was counted (I4): whoever sees no permit in flight when the time is up sees none later.
+        let now = inner.clock.now();
+        match admit(&standing, op, handle, now) {
             Verdict::Admit => {
                 inner.tally.admitted.fetch_add(1, Ordering::Relaxed);
                 let would_refuse = match standing.mode {
