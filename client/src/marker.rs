@@ -12,6 +12,7 @@
 //!
 //! Locks, permits and the server: those are the guard's. Paths are used only to look *above* a directory.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -214,6 +215,15 @@ pub fn check(found: &Found, expected: Expected<'_>) -> Result<(), Mismatch> {
     }
 }
 
+/// The same for a side that follows a restored cluster by its user's word: the markers of those that it has grown from are
+/// taken for its own. That the epochs on the storage are lower is seen to with the stamps.
+pub fn check_following(found: &Found, expected: Expected<'_>, accepted: &BTreeSet<ClusterId>) -> Result<(), Mismatch> {
+    match accepted.get(&found.marker.cluster) {
+        Some(predecessor) => check(found, Expected { cluster: predecessor, ..expected }),
+        None => check(found, expected),
+    }
+}
+
 /// Opens a root directory for the functions below. Missing: `NotFound` (66).
 pub fn open_root(path: &Path) -> Result<OwnedFd, Failure> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| match e {
@@ -250,6 +260,14 @@ pub fn open_to_lock(root: BorrowedFd<'_>) -> Result<OwnedFd, MarkerError> {
         return Err(MarkerError::Damaged { name: MARKER.into(), why: "it is no regular file".into(), torn: false });
     }
     Ok(fd)
+}
+
+/// Whether marker and stamps can be written, by whom they would be.
+pub fn may_write(root: BorrowedFd<'_>) -> std::io::Result<()> {
+    let dir = rustix::fs::fstat(root)?;
+    let _owner = AsOwner::new(dir.st_uid, dir.st_gid);
+    // The effective user: an ordinary look is the real one's, and that is a stranger where root is squashed.
+    Ok(rustix::fs::accessat(root, ".", rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)?)
 }
 
 /// Whether the marker's name leads to this opened file.

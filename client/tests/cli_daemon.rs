@@ -144,6 +144,10 @@ impl SideService for Daemon {
         Ok(Response::new(wire::RemoveMountAnswer { refused: Some(refused), ..Default::default() }))
     }
 
+    async fn follow(&self, _: Request<wire::FollowRequest>) -> Result<Response<wire::FollowAnswer>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
     async fn down(&self, _: Request<wire::DownRequest>) -> Result<Response<ProgressStream>, Status> {
         finished("ended")
     }

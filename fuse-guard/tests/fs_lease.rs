@@ -18,6 +18,11 @@ use treelease_client::words::policy::Mode;
 use treelease_guard::fuse::MountError;
 use treelease_guard::gate::{Outcome, Right, Standing};
 
+/// Without the lease lookup, stat, readdir, open for reading, read, readlink, getxattr, statfs and lseek are as the holder's.
+/// Every mutation is EROFS: an open for writing or with O_TRUNC at the open, and create, mkdir, mknod, symlink, link, unlink,
+/// rmdir, rename, chmod, chown, utimensat, truncate, setxattr, removexattr at the call. `open(O_CREAT)` of a file that exists,
+/// for reading, is an open for reading. `access(W_OK)` is EROFS; on a mount for many users the kernel answers it by the mode
+/// alone.
 #[test]
 fn without_the_lease_everything_can_be_read_and_nothing_changed() {
     let t = Tree::mounted(false, |lower| {
@@ -71,6 +76,8 @@ impl ModeOf for fs::Permissions {
     }
 }
 
+/// A handle that was opened for writing goes on in its own run, and after another side's turn it is stale for ever: write,
+/// truncate, fallocate and copies are ESTALE, whatever came since. fsync, close and reads pass.
 #[test]
 fn a_handle_goes_on_in_its_own_run_and_is_stale_for_ever_after_another_sides_turn() {
     let t = Tree::held();
@@ -94,6 +101,8 @@ fn a_handle_goes_on_in_its_own_run_and_is_stale_for_ever_after_another_sides_tur
     assert_eq!(fs::read(t.lower.join("f")).unwrap(), b"theirs+");
 }
 
+/// What was mapped before the turn shares no page with what is opened now and reaches nothing: msync fails; a process that never
+/// asks learns nothing, the guard counts it.
 #[test]
 fn what_was_mapped_in_an_earlier_run_never_reaches_the_storage_nor_the_new_file() {
     let t = Tree::held();
@@ -113,6 +122,7 @@ fn what_was_mapped_in_an_earlier_run_never_reaches_the_storage_nor_the_new_file(
     assert!(t.mount.counts().pages_refused > 0);
 }
 
+/// At the deadline, and after any suspend, writes are EROFS by themselves.
 #[test]
 fn the_deadline_stops_writes_by_itself_and_a_suspend_does_too() {
     let t = Tree::held();
@@ -128,6 +138,7 @@ fn the_deadline_stops_writes_by_itself_and_a_suspend_does_too() {
     assert_eq!(errno(f.write_all_at(b"4", 0)), EROFS);
 }
 
+/// A first write on a free tree waits up to 2 s for the lease and goes on.
 #[test]
 fn a_first_write_waits_for_the_lease_and_goes_on() {
     let t = Tree::new();
@@ -177,6 +188,8 @@ fn a_file_opened_in_the_new_run_is_not_replaced_with_the_old_ones() {
     assert_eq!(fs::read(t.lower.join("old")).unwrap(), b"2");
 }
 
+/// A first write whose lease is refused is EROFS, and others after it are at once, for 10 s or until the tree's state changes.
+/// One that has waited through another side's turn is EROFS too.
 #[test]
 fn a_first_write_is_refused_with_the_lease_or_after_another_sides_turn() {
     let t = Tree::new();
@@ -198,6 +211,7 @@ fn a_first_write_is_refused_with_the_lease_or_after_another_sides_turn() {
     assert_eq!(late.join().unwrap(), EROFS);
 }
 
+/// On a free tree `access(W_OK)` says yes where a first write would take it, and the editor's save does.
 #[test]
 fn an_editors_save_takes_the_free_tree() {
     let t = Tree::mounted(false, |lower| fs::write(lower.join("f"), b"old").unwrap());
@@ -211,6 +225,7 @@ fn an_editors_save_takes_the_free_tree() {
     assert_eq!(fs::read(t.lower.join("f")).unwrap(), b"new");
 }
 
+/// git's `index.lock`, as a prompt's `git status` makes it, takes a free tree and never waits on a held one.
 #[test]
 fn gits_index_lock_never_waits_on_a_held_tree() {
     let t = Tree::mounted(true, |lower| fs::create_dir_all(lower.join("repo/.git")).unwrap());
@@ -219,6 +234,8 @@ fn gits_index_lock_never_waits_on_a_held_tree() {
     assert_eq!((t.mount.waiting(), t.ears.wanted.load(Ordering::SeqCst)), (0, 0));
 }
 
+/// The kernel forgets names, attributes and pages when the lease comes or goes; working directories stay (kernels before 6.2
+/// cannot let names expire: there `cd "$PWD"`).
 #[test]
 fn a_grant_drops_what_the_kernel_believed_and_keeps_working_directories() {
     let t = Tree::held();
@@ -248,6 +265,7 @@ fn a_grant_drops_what_the_kernel_believed_and_keeps_working_directories() {
     assert_eq!(String::from_utf8_lossy(&out.stdout), want);
 }
 
+/// Files that could be written before the turn have another inode number after it, all their names together.
 #[test]
 fn a_replaced_file_gets_another_inode_and_all_its_names_move_together() {
     let t = Tree::held();
@@ -263,6 +281,8 @@ fn a_replaced_file_gets_another_inode_and_all_its_names_move_together() {
     assert_eq!(held.metadata().unwrap().len(), 1, "the old node still answers");
 }
 
+/// The marker and its stamps are not listed, ENOENT by name, EPERM to create. Below a directory with another tree's marker
+/// mutations are EROFS. `.nfs*` names are not listed.
 #[test]
 fn marker_and_stamps_are_not_there_and_another_trees_directory_is_not_ours() {
     let t = Tree::mounted(true, |lower| {
@@ -288,6 +308,7 @@ fn marker_and_stamps_are_not_there_and_another_trees_directory_is_not_ours() {
     assert!(t.lower.join(".treelease-tree").exists());
 }
 
+/// `.treelease/` in the root is found by name and listed by nobody; its files are read as they are now, and never written.
 #[test]
 fn the_status_directory_is_found_by_name_and_listed_by_nobody() {
     let t = Tree::new();
@@ -304,6 +325,7 @@ fn the_status_directory_is_found_by_name_and_listed_by_nobody() {
     assert_eq!(errno(fs::remove_file(p("epoch"))), EROFS);
 }
 
+/// A mount may cover the tree itself; unmounting shows it again, and names who is inside where it cannot.
 #[test]
 fn a_mount_covers_the_tree_itself_and_unmounting_shows_it_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -324,6 +346,7 @@ fn a_mount_covers_the_tree_itself_and_unmounting_shows_it_again() {
     fs::write(dir.path().join("f"), b"raw").unwrap();
 }
 
+/// What stays inside after a lazy unmount reads and never writes again.
 #[test]
 fn what_stays_inside_after_a_lazy_unmount_reads_and_never_writes_again() {
     let t = Tree::held();
@@ -387,6 +410,7 @@ fn a_flush_counts_what_this_epoch_wrote() {
     assert_eq!(t.mount.flush(LIMIT).unwrap().files, 0);
 }
 
+/// With `mode=observe` nothing is refused, and what would have been is recorded.
 #[test]
 fn observe_refuses_nothing_and_says_what_it_would_have_refused() {
     let t = Tree::new();
@@ -400,6 +424,7 @@ fn observe_refuses_nothing_and_says_what_it_would_have_refused() {
     assert!(t.lower.join("g").exists());
 }
 
+/// While the gate closes for a handoff calls are EROFS, and mapped pages are still taken.
 #[test]
 fn a_closing_gate_refuses_calls_and_still_takes_mapped_pages() {
     let t = Tree::held();

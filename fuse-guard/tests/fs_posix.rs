@@ -12,6 +12,8 @@ use std::process::Command;
 use fs_support::{Mapping, Tree, errno, eventually};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+/// create, write, append, truncate, O_TRUNC, fsync, unlink: the holder's reach the storage at the call. An open file whose name
+/// is gone lives on.
 #[test]
 fn files_are_made_written_read_appended_cut_and_removed() {
     let t = Tree::held();
@@ -45,6 +47,7 @@ fn a_large_file_comes_back_as_it_was_written() {
     assert!(fs::read(t.at.join("big")).unwrap() == data);
 }
 
+/// mkdir and rmdir: as below; a directory with something in it is ENOTEMPTY.
 #[test]
 fn directories_are_made_and_removed_and_a_full_one_is_not() {
     let t = Tree::held();
@@ -56,6 +59,8 @@ fn directories_are_made_and_removed_and_a_full_one_is_not() {
     assert!(!t.lower.join("d").exists());
 }
 
+/// readdir lists each name that is there all the time exactly once, also while others are made and removed. Offsets are the lower
+/// filesystem's own.
 #[test]
 fn a_directory_of_five_thousand_names_lists_each_once_also_while_they_are_removed() {
     let t = Tree::held();
@@ -76,6 +81,7 @@ fn a_directory_of_five_thousand_names_lists_each_once_also_while_they_are_remove
     fs::remove_dir(&big).unwrap();
 }
 
+/// rename replaces, exchanges (RENAME_EXCHANGE) and refuses to replace (RENAME_NOREPLACE), within directories and between them.
 #[test]
 fn rename_replaces_exchanges_and_refuses_to_replace() {
     let t = Tree::held();
@@ -97,6 +103,8 @@ fn rename_replaces_exchanges_and_refuses_to_replace() {
     assert_eq!(fs::read(t.lower.join("e/sub/c")).unwrap(), b"a");
 }
 
+/// Hard links are one file, and symlinks lead where they say. Inode numbers are the lower ones wherever they are free: programs
+/// compare them.
 #[test]
 fn hard_links_are_one_file_and_symlinks_lead_where_they_say() {
     let t = Tree::held();
@@ -115,6 +123,7 @@ fn hard_links_are_one_file_and_symlinks_lead_where_they_say() {
     assert!(fs::symlink_metadata(t.at.join("s2")).unwrap().is_symlink());
 }
 
+/// The guard follows no symlink: the kernel does, outside the mount.
 #[test]
 fn a_symlink_out_of_the_tree_is_never_followed_by_the_guard() {
     let t = Tree::held();
@@ -126,6 +135,8 @@ fn a_symlink_out_of_the_tree_is_never_followed_by_the_guard() {
     assert_eq!(fs::read(t.at.join("out/secret")).unwrap(), b"s");
 }
 
+/// FIFOs, sockets and devices are the kernel's own, with the lease or without. Devices cannot be opened (nodev), set-user-id
+/// programs do not change the user (nosuid).
 #[test]
 fn fifos_are_the_kernels_own() {
     let t = Tree::held();
@@ -142,6 +153,7 @@ fn fifos_are_the_kernels_own() {
     assert_eq!(text, "through");
 }
 
+/// chmod, chown, utimensat, setxattr and removexattr are carried out below; statfs is the storage's.
 #[test]
 fn modes_times_owners_and_attributes_are_set_below() {
     let t = Tree::held();
@@ -170,6 +182,7 @@ fn modes_times_owners_and_attributes_are_set_below() {
     assert!(rustix::fs::statvfs(&t.at).unwrap().f_blocks > 0);
 }
 
+/// The caller's umask counts once, and the guard's own not at all.
 #[test]
 fn the_callers_umask_counts_once() {
     let t = Tree::held();
@@ -184,6 +197,7 @@ fn the_callers_umask_counts_once() {
     assert_eq!(made("027", "shut"), (0o640, 0o750));
 }
 
+/// What an ordinary user makes through root's guard is that user's, and what that user may not do below is refused.
 #[test]
 fn as_root_every_operation_is_its_callers() {
     if !rustix::process::geteuid().is_root() {
@@ -212,6 +226,7 @@ fn as_root_every_operation_is_its_callers() {
     assert!(!run("chmod 777 theirs"));
 }
 
+/// Stores through a shared mapping are below when msync says so.
 #[test]
 fn mapped_pages_reach_the_storage() {
     let t = Tree::held();
@@ -224,6 +239,7 @@ fn mapped_pages_reach_the_storage() {
     assert_eq!(fs::read(t.lower.join("a")).unwrap()[5000], b'!');
 }
 
+/// fallocate, SEEK_DATA, SEEK_HOLE and copy_file_range work on the lower file.
 #[test]
 fn holes_allocation_and_copies_work() {
     let t = Tree::held();
@@ -239,6 +255,7 @@ fn holes_allocation_and_copies_work() {
     assert_eq!((n, fs::read(t.lower.join("b")).unwrap()), (4, b"data".to_vec()));
 }
 
+/// O_EXCL creates a name that is not there, or is EEXIST.
 #[test]
 fn creation_is_exclusive_where_it_is_asked_for() {
     let t = Tree::held();
@@ -250,6 +267,7 @@ fn creation_is_exclusive_where_it_is_asked_for() {
     exclusive().unwrap();
 }
 
+/// flock and POSIX locks are the kernel's, of this one mount.
 #[test]
 fn locks_are_the_kernels_of_this_mount() {
     let t = Tree::held();

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fs_support::{HOUR, Mapping, Tree, errno, eventually};
+use fs_support::{HOUR, Mapping, Small, Tree, errno, eventually};
 use nix::libc::{ENOSPC, EROFS, ESTALE, ETXTBSY};
 use rustix::fs::{CWD, Mode, OFlags};
 use treelease_client::words::clock::Clock;
@@ -49,6 +49,9 @@ fn waited(faults: Faults) -> (std::io::Result<()>, Vec<u8>) {
     (open.join().unwrap(), fs::read(t.lower.join("db-wal")).unwrap())
 }
 
+/// A call goes to what has the name when it goes on: the first time in a run that a file is opened or changed by a path, the
+/// guard asks the storage whether every name of it, and of the directories above it, still leads there. If not, the kernel looks
+/// up again and tries once more, by itself.
 #[test]
 fn an_open_that_waited_goes_to_what_has_the_name_when_it_goes_on() {
     let (said, text) = waited(Faults::default());
@@ -102,6 +105,7 @@ fn waited_in_a_directory(faults: Faults) -> Vec<(&'static str, bool)> {
     ]
 }
 
+/// Calls that waited in a directory go to the one that has its name by then.
 #[test]
 fn calls_that_waited_in_a_directory_go_to_the_one_that_has_its_name() {
     for (row, right) in waited_in_a_directory(Faults::default()) {
@@ -129,6 +133,7 @@ fn on_its_way(faults: Faults) -> (i32, Vec<u8>) {
     (said, fs::read(t.lower.join("db-wal")).unwrap())
 }
 
+/// What has no path to look up again (`/proc/PID/fd/N`) is told ESTALE.
 #[test]
 fn an_open_that_was_looked_up_before_another_sides_turn_and_comes_after_the_grant_is_stale() {
     assert_eq!(on_its_way(Faults::default()), (ESTALE, b"theirs ours".to_vec()));
@@ -161,6 +166,8 @@ fn what_the_kernel_believed_just_before_a_grant_is_opened_by_nobody() {
     assert_eq!(fs::read(t.lower.join("b")).unwrap(), b"1 o");
 }
 
+/// A process that works in a directory which the other side has moved goes on there when somebody has come to it by its new name;
+/// until then it reads, and makes and removes nothing.
 #[test]
 fn a_file_that_another_side_moved_is_written_under_its_new_name_and_a_working_directory_goes_along() {
     let t = Tree::mounted(true, |lower| {
@@ -211,6 +218,7 @@ fn cut_a_running_program(faults: Faults) -> (i32, i32, bool) {
     (by_writer, by_reader, left == whole)
 }
 
+/// The file of a running program is ETXTBSY for whoever would write or cut it, and stays whole.
 #[test]
 fn the_file_of_a_running_program_is_not_cut() {
     assert_eq!(cut_a_running_program(Faults::default()), (ETXTBSY, ETXTBSY, true));
@@ -222,6 +230,7 @@ fn control_if_the_kernel_may_cut_at_open_a_running_program_is_cut_and_then_refus
     assert_eq!((by_reader, whole), (ETXTBSY, false));
 }
 
+/// O_TRUNC with O_RDONLY is a mutation: the holder's cuts, others are EROFS.
 #[test]
 fn an_open_that_cuts_still_cuts() {
     let t = Tree::held();
@@ -233,24 +242,6 @@ fn an_open_that_cuts_still_cuts() {
     t.release();
     assert_eq!(open().unwrap_err(), rustix::io::Errno::ROFS);
     assert_eq!(fs::read(t.lower.join("f")).unwrap(), b"long text");
-}
-
-/// A small filesystem in memory below a tree; taken away with it.
-struct Small(std::path::PathBuf);
-
-impl Small {
-    fn over(lower: &Path) -> Self {
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("tmpfs"), lower, Some("tmpfs"), flags, Some("size=32k"))
-            .expect("this test mounts a small tmpfs: it needs root");
-        Small(lower.to_owned())
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _gone = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
 }
 
 /// Stores through a mapping of a sparse file that the storage has no room for: what msync and fsync say, and whether the
@@ -275,6 +266,7 @@ fn map_what_has_no_room(faults: Faults) -> (i32, bool) {
     (synced, whole)
 }
 
+/// Mapped pages for which the storage has no room are an error of msync and fsync.
 #[test]
 fn mapped_pages_that_the_storage_has_no_room_for_are_an_error_of_msync() {
     assert_eq!(map_what_has_no_room(Faults::default()), (ENOSPC, false));
@@ -309,6 +301,8 @@ fn move_after_a_restart(faults: Faults, run: u64) -> (i32, i32) {
     (moved, hard)
 }
 
+/// After a restart of the guard and another side's turn since its last lease, a process older than the mount renames and links
+/// nothing that it has not written through this mount: ESTALE.
 #[test]
 fn after_a_restart_and_another_sides_turn_an_older_process_moves_nothing_that_it_has_not_written_since() {
     assert_eq!(move_after_a_restart(Faults::default(), 3), (ESTALE, ESTALE));
@@ -321,6 +315,7 @@ fn control_without_the_rule_an_older_process_moves_its_old_work_into_place() {
     assert_eq!(move_after_a_restart(off, 3), (0, 0));
 }
 
+/// Through an old handle, the file's size and times are asked for each time.
 #[test]
 fn a_replaced_file_is_asked_each_time_and_answers_from_no_cache() {
     let t = Tree::held();
@@ -335,6 +330,7 @@ fn a_replaced_file_is_asked_each_time_and_answers_from_no_cache() {
     }
 }
 
+/// Waiting calls occupy no thread, ask for the lease once, and readers are served meanwhile.
 #[test]
 fn many_calls_wait_without_a_thread_each_and_ask_for_the_lease_once() {
     const MANY: usize = 64;
@@ -359,6 +355,8 @@ fn many_calls_wait_without_a_thread_each_and_ask_for_the_lease_once() {
     assert!((0..MANY).all(|n| t.lower.join(format!("{n}/made")).is_dir()));
 }
 
+/// A wait that has no answer ends after 2 s with EROFS. A signal ends the waiting program only then: FUSE servers of this library
+/// are not told of interrupts.
 #[test]
 fn a_wait_for_the_lease_has_an_end() {
     let t = Tree::new();
@@ -371,6 +369,7 @@ fn a_wait_for_the_lease_has_an_end() {
     assert_eq!(t.mount.waiting(), 0);
 }
 
+/// With `on_close=wait` they wait instead: they go on if the gate opens again, and are EROFS if the lease goes.
 #[test]
 fn what_waits_for_a_closing_gate_goes_on_if_it_opens_again_and_is_refused_if_the_lease_goes() {
     let closing = |t: &Tree| {
@@ -402,6 +401,7 @@ fn what_waits_for_a_closing_gate_goes_on_if_it_opens_again_and_is_refused_if_the
     assert_eq!(fs::read(t.lower.join("f")).unwrap(), b"1");
 }
 
+/// One copy_file_range moves at most 64 MiB; programs go on where it stopped.
 #[test]
 fn one_permit_of_a_copy_moves_at_most_64_mib() {
     let t = Tree::held();
@@ -412,6 +412,8 @@ fn one_permit_of_a_copy_moves_at_most_64_mib() {
     assert_eq!(moved, 64 << 20);
 }
 
+/// A rename or a link of what the same process made or wrote before the turn (a file, directory, symlink or FIFO) is ESTALE; made
+/// anew, or moved by another process, it goes on.
 #[test]
 fn a_link_or_directory_made_before_another_sides_turn_is_not_moved_into_place_after_it() {
     let t = Tree::held();

@@ -1,12 +1,14 @@
-//! Everything that can be asked of the replicated state, what it answers, and what can have happened.
+//! Everything that can be asked of the replicated state, and what it answers. What can have happened then: [`crate::event`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, RunStart};
+pub use crate::event::{Event, EventKind};
+pub use crate::fence::{AttemptRef, Outcome, Verb};
 use crate::id::{ClusterId, MarkerLock, NodeId, Place, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
 use crate::refusal::Refusal;
 use crate::time::{Ttl, WallTime};
-use crate::tree::{End, Holder, Root};
+use crate::tree::{End, Holder, Root, RootState};
 
 /// The number of a leadership: the log index of its `Lead` entry. Not the term: one term can have several leaders, and a
 /// restarted node leads on in its own (DESIGN 3).
@@ -42,6 +44,16 @@ pub enum Command {
         /// Under which leadership this was decided.
         decided_under: Leadership,
     },
+    /// A session's lower time to live has been answered for a full old one: the server waits no longer than that from now on. As
+    /// `ExpireSession`.
+    SettleTtl {
+        /// Which.
+        session: SessionId,
+        /// In which run of the daemon it was lowered; ignored in another one.
+        incarnation: u64,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
     /// Two machines renewed one session: one is a copy of the other. Only the leader that saw it proposes it.
     EndCopied {
         /// Which.
@@ -66,6 +78,11 @@ pub enum Command {
         ttl_min: Ttl,
         /// Longest time to live taken.
         ttl_max: Ttl,
+    },
+    /// Raises the shortest time to live, of living sessions too: a failover takes longer than it did. Only the leader proposes it.
+    RaiseTtl {
+        /// Shortest time to live taken from now on; a lower one than now is ignored.
+        ttl_min: Ttl,
     },
     /// A daemon starts, or proves to be the same daemon restarted.
     OpenSession(OpenSession),
@@ -160,6 +177,56 @@ pub enum Command {
         /// Why that is sure.
         reason: String,
     },
+    /// An agent is about to be run. Only the leader that runs it proposes it; ignored under another leadership, and when it is not
+    /// wanted (any more).
+    FenceAttempt {
+        /// Which.
+        attempt: AttemptRef,
+        /// What the agent is to do.
+        verb: Verb,
+        /// Its name in the servers' configuration.
+        agent: String,
+        /// How long it may take, in milliseconds; then it is killed.
+        deadline_ms: u64,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// How an attempt ended. Only the leader that ran it proposes it; ignored under another leadership or number.
+    FenceResult {
+        /// Which.
+        attempt: AttemptRef,
+        /// How.
+        outcome: Outcome,
+        /// The agent's last words, for the history.
+        detail: String,
+        /// Under which leadership it was run.
+        decided_under: Leadership,
+    },
+    /// The deadline of an attempt of an earlier leadership has passed in full: nothing of it acts any more. As `ExpireSession`.
+    FenceLapsed {
+        /// Which.
+        attempt: AttemptRef,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
+    /// Does this attempt still stand? An agent asks right before it acts. Changes nothing; logged, so that a quorum answers.
+    FenceStands {
+        /// Which.
+        attempt: AttemptRef,
+    },
+    /// An operator vouches that nothing of what a fenced side had written can come any more: it may have its access back.
+    Unfence {
+        /// Which tree.
+        tree: TreeId,
+        /// Who.
+        side: SideName,
+        /// Of the lease after which it was fenced.
+        epoch: Epoch,
+        /// Why that is sure.
+        reason: String,
+        /// It has its access back already; no agent is run.
+        by_hand: bool,
+    },
     /// Registers a tree.
     AddTree {
         /// Its name; taken: refused (`config`).
@@ -185,6 +252,44 @@ pub enum Command {
         /// The root.
         root: Root,
     },
+    /// Seals a root of a free tree, or makes a sealed one live.
+    SetRoot {
+        /// Of which tree.
+        tree: TreeId,
+        /// Which.
+        root: RootId,
+        /// The tree's epoch that the operator looked at.
+        epoch: Epoch,
+        /// What it is to be.
+        state: RootState,
+        /// Why.
+        reason: String,
+    },
+    /// Forgets a sealed root.
+    RemoveRoot {
+        /// Of which tree.
+        tree: TreeId,
+        /// Which.
+        root: RootId,
+        /// Why.
+        reason: String,
+    },
+    /// Ends a free tree's life, for ever: it is granted to nobody any more, and its roots are sealed.
+    Retire {
+        /// Which tree.
+        tree: TreeId,
+        /// The epoch that the operator looked at.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
+    /// Removes a retired tree that has no roots. Its id is never used again.
+    RemoveTree {
+        /// Which.
+        tree: TreeId,
+        /// Why.
+        reason: String,
+    },
     /// Makes a root with another cluster's marker ours: a new tree that starts cooling for the largest TTL plus grace,
     /// with epochs above those on the storage.
     Takeover {
@@ -200,6 +305,18 @@ pub enum Command {
         from_cluster: String,
         /// The greatest epoch found on the storage.
         above: Epoch,
+    },
+    /// One piece of another cluster's backup; the last one restores it. Only a cluster without a tree takes it.
+    RestorePiece(RestorePiece),
+    /// The storage has seen greater epochs than this server knows: it is an older copy of what it was. The tree goes on above
+    /// them, and waits as after a restore.
+    RaiseEpoch {
+        /// Which tree.
+        tree: TreeId,
+        /// The greatest epoch found on the storage.
+        above: Epoch,
+        /// Why.
+        reason: String,
     },
     /// A side tells what happened there, for the history.
     Report {
@@ -289,6 +406,19 @@ pub struct Release {
     pub note: String,
 }
 
+/// See [`Command::RestorePiece`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RestorePiece {
+    /// Of the restore: its pieces have the same one.
+    pub id: RequestKey,
+    /// Which piece, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+    /// What stands in it ([`crate::backup::pieces`]).
+    pub text: String,
+}
+
 /// What the state answers to a command. A refused or ignored command leaves it as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Answer {
@@ -343,163 +473,6 @@ pub struct Grant {
     pub root: Option<RootId>,
     /// How the lease before it ended.
     pub last_end: End,
-}
-
-/// What can have happened. The names are those of `watch` and `history` in CLI.md.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the contract's
-pub enum EventKind {
-    Granted,
-    Released,
-    Expired,
-    Surrendered,
-    Cooling,
-    Fencing,
-    Fenced,
-    Unfenced,
-    Broken,
-    Rest,
-    Active,
-    Queued,
-    Asked,
-    Declined,
-    Handoff,
-    Returned,
-    Witnessed,
-    Takeover,
-    Bypass,
-    LateWrite,
-    RenewalLate,
-    Policy,
-    Root,
-    Lagged,
-    /// A waiter left the queue.
-    Cancelled,
-    /// A tree was registered.
-    Added,
-    /// A grace ended, nothing else to wait for.
-    Freed,
-    /// After a break: the old holder's gate is shut.
-    GateClosed,
-    /// A lease ended because two machines renewed its session: one is a copy of the other.
-    Copied,
-    /// A side's clock and the server's disagree: its gate was shut until a later renewal.
-    ClockDisagrees,
-}
-
-impl EventKind {
-    /// Every kind.
-    pub const ALL: [EventKind; 30] = {
-        use EventKind::*;
-        [
-            Granted,
-            Released,
-            Expired,
-            Surrendered,
-            Cooling,
-            Fencing,
-            Fenced,
-            Unfenced,
-            Broken,
-            Rest,
-            Active,
-            Queued,
-            Asked,
-            Declined,
-            Handoff,
-            Returned,
-            Witnessed,
-            Takeover,
-            Bypass,
-            LateWrite,
-            RenewalLate,
-            Policy,
-            Root,
-            Lagged,
-            Cancelled,
-            Added,
-            Freed,
-            GateClosed,
-            Copied,
-            ClockDisagrees,
-        ]
-    };
-    /// As in JSON.
-    pub const fn as_str(self) -> &'static str {
-        use EventKind::*;
-        match self {
-            Granted => "granted",
-            Released => "released",
-            Expired => "expired",
-            Surrendered => "surrendered",
-            Cooling => "cooling",
-            Fencing => "fencing",
-            Fenced => "fenced",
-            Unfenced => "unfenced",
-            Broken => "broken",
-            Rest => "rest",
-            Active => "active",
-            Queued => "queued",
-            Asked => "asked",
-            Declined => "declined",
-            Handoff => "handoff",
-            Returned => "returned",
-            Witnessed => "witnessed",
-            Takeover => "takeover",
-            Bypass => "bypass",
-            LateWrite => "late_write",
-            RenewalLate => "renewal_late",
-            Policy => "policy",
-            Root => "root",
-            Lagged => "lagged",
-            Cancelled => "cancelled",
-            Added => "added",
-            Freed => "freed",
-            GateClosed => "gate_closed",
-            Copied => "copied",
-            ClockDisagrees => "clock_disagrees",
-        }
-    }
-    /// The kind of that name.
-    pub fn parse(s: &str) -> Option<EventKind> {
-        Self::ALL.into_iter().find(|k| k.as_str() == s)
-    }
-}
-
-/// Something happened to a tree.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Event {
-    /// The state's own counter: one more with each event.
-    pub revision: u64,
-    /// The proposer's wall clock.
-    pub at: WallTime,
-    /// To which tree.
-    pub tree: TreeId,
-    /// Its name then.
-    pub name: TreeName,
-    /// What.
-    pub kind: EventKind,
-    /// Whose lease or whose doing, where there is one.
-    pub side: Option<SideName>,
-    /// Its session.
-    pub session: Option<SessionId>,
-    /// Of the lease that it is about.
-    pub epoch: Epoch,
-    /// Of a grant.
-    pub run_start: RunStart,
-    /// Who asked for it.
-    pub actor: String,
-    /// Why, or what in detail.
-    pub reason: String,
-    /// Whether a lease's end was clean; `None` if the event is no end.
-    pub end: End,
-    /// Files made durable.
-    pub files: u64,
-    /// Bytes written.
-    pub bytes: u64,
-    /// How many, for reports.
-    pub count: u64,
 }
 
 /// One lease in a renewal's answer.

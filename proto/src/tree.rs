@@ -96,6 +96,10 @@ impl RootState {
             RootState::Sealed => "sealed",
         }
     }
+    /// The state of that name.
+    pub fn parse(s: &str) -> Option<RootState> {
+        [RootState::Live, RootState::Sealed].into_iter().find(|state| state.as_str() == s)
+    }
 }
 
 /// A place where a tree's files lie.
@@ -183,6 +187,23 @@ pub struct TreeStatus {
     /// The marker's lock that the holder's guard has by its last word, or had when its lease ended unclean. While fencing, who gets
     /// it is the storage's witness.
     pub witness: Option<MarkerLock>,
+    /// Sides that a fence agent was run against, and that get nothing here until their access was given back.
+    pub fenced: Vec<FencedSide>,
+}
+
+/// A side that a fence agent was run against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FencedSide {
+    /// Who.
+    pub side: SideName,
+    /// Of the lease whose unclean end it was.
+    pub epoch: Epoch,
+    /// Which agent.
+    pub agent: String,
+    /// An attempt may still act.
+    pub acting: bool,
+    /// An operator has said that it may have its access back.
+    pub unfencing: bool,
 }
 
 /// A session as others see it.
@@ -223,4 +244,59 @@ pub struct ClusterStatus {
     pub ttl_min: Ttl,
     /// The longest.
     pub ttl_max: Ttl,
+    /// The clusters whose backups this one has grown from, oldest first (I8).
+    pub predecessors: Vec<ClusterId>,
+    /// The nodes, as this one's log has them.
+    pub members: Vec<NodeStatus>,
+    /// A change of the members was left half done.
+    pub joint: bool,
+    /// How long ago a quorum stood behind what this shows; none: never since the node started.
+    pub age: Option<std::time::Duration>,
+}
+
+/// What a node is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Votes.
+    Voter,
+    /// Catches up, and does not vote yet.
+    Learner,
+    /// Votes already in a change that is half done, and will when it is done.
+    Joining,
+    /// Votes still in a change that is half done.
+    Leaving,
+}
+
+impl NodeRole {
+    /// Every role.
+    pub const ALL: [NodeRole; 4] = [NodeRole::Voter, NodeRole::Learner, NodeRole::Joining, NodeRole::Leaving];
+
+    /// As in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NodeRole::Voter => "voter",
+            NodeRole::Learner => "learner",
+            NodeRole::Joining => "joining",
+            NodeRole::Leaving => "leaving",
+        }
+    }
+    /// The role of that name.
+    pub fn parse(s: &str) -> Option<NodeRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == s)
+    }
+}
+
+/// One node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its number.
+    pub id: u64,
+    /// Where it is reached.
+    pub addr: String,
+    /// What it is.
+    pub role: NodeRole,
+    /// The leader's word: whether it answered lately.
+    pub reached: Option<bool>,
+    /// The leader's word: how many entries of the log it has not got yet.
+    pub behind: Option<u64>,
 }

@@ -16,7 +16,9 @@ use treelease_proto::time::parse_duration;
 
 use crate::consensus::Pace;
 use crate::failure::{Failure, Result};
+use crate::fencing::agents::{Agents, Written};
 use crate::formation::MEMBERS_MAX;
+use crate::store::Kind;
 
 /// Where a node listens if nothing is said.
 const LISTEN: &str = "127.0.0.1:7420";
@@ -59,7 +61,7 @@ pub struct Flags {
     /// Another node of the cluster (repeat it); all nodes are started with the same set, in any order
     #[arg(long, value_name = "ID=HOST:PORT")]
     pub peer: Vec<String>,
-    /// Where log and vote are kept: sled [default: sled]
+    /// Which database keeps log and vote [default: what the directory has, else sled]
     #[arg(long, value_name = "sled|redb")]
     pub store: Option<String>,
     /// Plain HTTP for health and metrics (/healthz, /readyz, /metrics); no names, no token
@@ -90,15 +92,7 @@ struct File {
     admin: Option<String>,
     token_file: Option<PathBuf>,
     #[serde(default)]
-    fence: std::collections::BTreeMap<String, FenceAgent>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code)] // Read so that a wrong key is named; agents come in a later version.
-struct FenceAgent {
-    command: toml::Value,
-    deadline: Option<String>,
+    fence: BTreeMap<String, Written>,
 }
 
 /// A node's configuration, checked.
@@ -118,8 +112,14 @@ pub struct Config {
     pub admin: Vec<SocketAddr>,
     /// The token that every caller must show.
     pub token: Option<Token>,
+    /// Where it was read from, for fence agents that ask this node.
+    pub token_file: Option<PathBuf>,
+    /// The fence agents of this node.
+    pub agents: Agents,
     /// The pace of the agreement.
     pub pace: Pace,
+    /// Which backend keeps log and vote; not said: what the directory has, else the default.
+    pub store: Option<Kind>,
 }
 
 /// A secret that is not shown.
@@ -154,7 +154,10 @@ impl Config {
             peers: BTreeMap::new(),
             admin: Vec::new(),
             token: None,
+            token_file: None,
+            agents: Agents::default(),
             pace: Pace::default(),
+            store: None,
         }
     }
 
@@ -165,7 +168,7 @@ impl Config {
     }
 
     fn check(flags: Flags, file: File) -> Result<Self> {
-        not_yet(&flags, &file)?;
+        let store = flags.store.as_deref().or(file.store.as_deref()).map(store).transpose()?;
         let node_id =
             flags.node_id.or(file.node_id).ok_or_else(|| usage("which node is this? Pass --node-id N (1 for a single node)"))?;
         if node_id == 0 {
@@ -197,24 +200,17 @@ impl Config {
         }
         let pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
         let admin = flags.admin.or(file.admin).map(|text| resolve("admin", &text)).transpose()?.unwrap_or_default();
-        let token = flags.token_file.or(file.token_file).as_deref().map(read_token).transpose()?;
-        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, pace })
+        let token_file = flags.token_file.or(file.token_file);
+        let token = token_file.as_deref().map(read_token).transpose()?;
+        let token_file = token_file.and_then(|file| std::path::absolute(file).ok());
+        let agents = Agents::check(file.fence).map_err(Failure::config)?;
+        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, token_file, agents, pace, store })
     }
 }
 
-/// What is in the contract and not in this version.
-fn not_yet(flags: &Flags, file: &File) -> Result<()> {
-    match flags.store.as_deref().or(file.store.as_deref()) {
-        None | Some("sled") => {}
-        Some("redb") => return Err(Failure::config("--store redb is not in this version; use --store sled, the default")),
-        Some(other) => return Err(Failure::config(format!("--store {other}: there is no such store; use sled"))),
-    }
-    if let Some(name) = file.fence.keys().next() {
-        return Err(Failure::config(format!(
-            "[fence.{name}]: fence agents are not in this version; leave the table out and use fence=manual or fence=none"
-        )));
-    }
-    Ok(())
+fn store(name: &str) -> Result<Kind> {
+    let known = Kind::ALL.map(Kind::as_str).join(" or ");
+    Kind::parse(name).ok_or_else(|| Failure::config(format!("--store {name}: there is no such store; use {known}")))
 }
 
 /// The nodes that `--peer` names.
@@ -291,8 +287,17 @@ fn resolve(key: &str, text: &str) -> Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
+/// As it is; a test's server makes snapshots more often (debug builds only), so that it need not write for minutes.
+fn often() -> Pace {
+    let wanted = std::env::var("TREELEASE_TEST_SNAPSHOT_AFTER").ok().filter(|_| cfg!(debug_assertions));
+    match wanted.and_then(|text| text.parse().ok()) {
+        Some(entries) => Pace { snapshot_after: entries, log_kept: entries / 4, ..Pace::default() },
+        None => Pace::default(),
+    }
+}
+
 fn pace(heartbeat: Option<String>, election: Option<String>) -> Result<Pace> {
-    let mut pace = Pace::default();
+    let mut pace = often();
     let duration = |key: &str, text: &str| parse_duration(text).map_err(|e| Failure::config(format!("--{key}: {e}")));
     if let Some(text) = heartbeat {
         pace.heartbeat = duration("heartbeat", &text)?;

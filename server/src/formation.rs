@@ -1,4 +1,4 @@
-//! How empty nodes become one cluster, and why a wiped one never makes a second (I7).
+//! How empty nodes become one cluster or join one, and why a wiped one never makes a second (I7).
 //!
 //! Every node asks every listed peer who it is, until all have answered, are empty, and name the same set. Then the lowest id
 //! writes down a formation (its cluster id, each member with its address and the random id of its data directory), promises
@@ -11,6 +11,9 @@
 //! formation it meets tells it so, and as long as one listed peer is silent it does not form anything; nor does a running
 //! cluster take its votes or answers ([`crate::consensus::peers`]).
 //! *Any order, any crash.* Everything is asked again until it is answered; a promise is repeated, not taken back.
+//! *Joining.* An empty node that meets a cluster which has begun waits until its members have its number and the id of its
+//! directory (`cluster add`); then it promises itself to that cluster, and never begins a log of its own. A number that was
+//! used before is never waited for: it is refused.
 //!
 //! It does not know what the log holds.
 
@@ -25,10 +28,13 @@ use treelease_proto::wire;
 
 use crate::consensus::Consensus;
 use crate::failure::{FailStop, Failure, Result};
+use crate::membership::{Newcomer, Said};
 use crate::store::identity::{Formation, Identity, Member};
 
 /// Pause between two rounds of asking everybody.
 const ROUND: Duration = Duration::from_millis(200);
+/// Numbers of earlier nodes that an answer may name: replacing one a day lasts for a human life.
+const USED_MAX: usize = 30_000;
 /// Members that a formation may name.
 pub const MEMBERS_MAX: usize = 9;
 
@@ -39,6 +45,10 @@ struct Heard {
     disk: String,
     set: BTreeMap<NodeId, String>,
     formation: Option<Formation>,
+    /// That cluster's log has begun; these are the numbers that its members ever had.
+    begun: bool,
+    used: BTreeSet<NodeId>,
+    complete: bool,
 }
 
 /// What follows from what was heard.
@@ -50,6 +60,8 @@ enum Step {
     Refused(String),
     /// All are empty and agree, and this node is the lowest.
     Form(BTreeMap<NodeId, Member>),
+    /// A cluster has taken this very directory in.
+    Join(Formation),
 }
 
 /// A node's way into its cluster.
@@ -87,8 +99,25 @@ impl Former {
     /// Makes this node a cluster of its own.
     pub async fn alone(&self) -> Result<()> {
         let identity = self.identity();
-        let addr = self.set.get(&identity.node).cloned().unwrap_or_default();
-        self.consensus.form(BTreeMap::from([(identity.node, Member { addr, disk: identity.data_dir })])).await
+        let members = BTreeMap::from([(identity.node, self.own_member())]);
+        self.consensus.peers().formed(&Formation { cluster: identity.cluster, members: members.clone() });
+        self.consensus.form(members).await
+    }
+
+    /// This node, where it is reached now.
+    fn own_member(&self) -> Member {
+        let identity = self.identity();
+        Member { addr: self.set.get(&identity.node).cloned().unwrap_or_default(), disk: identity.data_dir }
+    }
+
+    /// A single node may be started at another address: the membership has it, and nobody else needs to agree.
+    pub async fn at_this_address(&self) -> std::result::Result<(), String> {
+        let (node, member) = (self.consensus.node(), self.own_member());
+        let members = self.consensus.members();
+        match members.nodes.get(&node) {
+            Some(known) if members.nodes.len() == 1 && *known != member => self.consensus.move_member(node, member).await,
+            _ => Ok(()),
+        }
     }
 
     /// Until this node belongs to a formation, and, if it is the lowest, the log has begun.
@@ -114,11 +143,17 @@ impl Former {
                     self.accept(identity.node, formation).map_err(Failure::internal)?;
                     continue;
                 }
+                Step::Join(formation) => {
+                    tracing::info!(cluster = %formation.cluster, "this node is taken in");
+                    self.join(formation).map_err(Failure::internal)?;
+                    continue;
+                }
             }
             tokio::time::sleep(ROUND).await;
         };
         let own = self.consensus.node();
-        if formation.members.first_key_value().is_none_or(|(lowest, _)| *lowest != own) || self.consensus.has_log() {
+        let lowest = formation.members.first_key_value().is_some_and(|(lowest, _)| *lowest == own);
+        if !lowest || self.identity().joined || self.consensus.has_log() {
             return Ok(());
         }
         while let Some(why) = self.missing_promise(&formation).await {
@@ -138,13 +173,28 @@ impl Former {
         };
         // A single node is a cluster too, from its first log entry on.
         let is_cluster = identity.initialized || self.consensus.has_log() || self.set.len() == 1;
-        let formation = identity.formation.clone().or_else(|| is_cluster.then(alone));
+        let mut formation = identity.formation.clone().or_else(|| is_cluster.then(alone));
+        let now = self.consensus.members().nodes;
+        let begun = !now.is_empty();
+        if let Some(formation) = formation.as_mut().filter(|_| begun) {
+            formation.members = now;
+        }
         wire::HelloAnswer {
             node: identity.node,
             disk: identity.data_dir.clone(),
             set: self.set.iter().map(|(id, addr)| wire::Member { id: *id, addr: addr.clone(), disk: String::new() }).collect(),
             formation: formation.as_ref().map(to_wire),
+            used: self.consensus.state().node_ids().iter().copied().collect(),
+            begun,
+            complete: identity.initialized,
         }
+    }
+
+    /// Who is at an address, for the leader that shall take it in.
+    pub async fn newcomer(&self, addr: &str) -> Said {
+        let heard = self.consensus.network().hello(addr, self.consensus.node()).await.and_then(understand)?;
+        let Heard { node, disk, set, formation, complete, .. } = heard;
+        Ok(Newcomer { node, disk, cluster: formation.map(|formation| formation.cluster), set, complete })
     }
 
     /// The lowest node asks for this one's promise.
@@ -169,7 +219,22 @@ impl Former {
             why
         })?;
         // After the disk: from now on votes in this formation count.
-        self.consensus.peers().formed(formation);
+        self.consensus.peers().formed(&formation);
+        Ok(())
+    }
+
+    /// Promises this directory, which is empty, to a cluster that has taken it in.
+    fn join(&self, formation: Formation) -> std::result::Result<(), String> {
+        let mut identity = self.lock();
+        if identity.formation.is_some() || identity.initialized || self.consensus.has_log() {
+            return Err(format!("node {} is not empty", identity.node));
+        }
+        identity.join(&self.dir, formation.clone()).map_err(|failure| {
+            let why = failure.to_string();
+            self.fail.report(failure);
+            why
+        })?;
+        self.consensus.peers().formed(&formation);
         Ok(())
     }
 
@@ -237,18 +302,33 @@ fn decide(
     heard: &BTreeMap<NodeId, std::result::Result<Heard, String>>,
 ) -> Step {
     let (me, disk) = (identity.node, &identity.data_dir);
-    // First of all, whatever else is missing: a cluster that does not know this directory.
+    // First of all, whatever else is missing: a cluster that does not know this directory, or has taken it in.
+    let mut to_be_added = None;
     for (id, answer) in heard {
-        if let Ok(Heard { formation: Some(formation), .. }) = answer
-            && formation.members.get(&me).is_none_or(|member| member.disk != *disk)
-        {
-            return Step::Refused(format!(
-                "node {id} belongs to cluster {}, and that cluster does not know this data directory, which is empty: a node \
-                 that has lost its data directory never comes back under the same id. Remove node {me} from the cluster and add it \
-                 under a new node id; to begin a new cluster instead, empty the data directories of all its nodes",
-                formation.cluster
-            ));
+        let Ok(Heard { formation: Some(formation), begun, used, .. }) = answer else { continue };
+        match formation.members.get(&me) {
+            Some(member) if member.disk == *disk && *begun => return Step::Join(formation.clone()),
+            Some(member) if member.disk == *disk => {}
+            None if *begun && !used.contains(&me) => {
+                let addr = set.get(&me).cloned().unwrap_or_default();
+                to_be_added = Some(format!(
+                    "node {id} belongs to cluster {}, and this node is no member yet: `treelease cluster add {me}={addr}` takes it in",
+                    formation.cluster
+                ));
+            }
+            _ => {
+                return Step::Refused(format!(
+                    "node {id} belongs to cluster {}, and that cluster does not know this data directory, which is empty: a node \
+                     that has lost its data directory never comes back under the same id. Remove node {me} from the cluster \
+                     (`treelease cluster remove {me}`) and add it under a new node id; to begin a new cluster instead, empty the \
+                     data directories of all its nodes",
+                    formation.cluster
+                ));
+            }
         }
+    }
+    if let Some(why) = to_be_added {
+        return Step::Wait(why);
     }
     let mut members = BTreeMap::from([(me, Member { addr: set.get(&me).cloned().unwrap_or_default(), disk: disk.clone() })]);
     for (id, addr) in set.iter().filter(|(id, _)| **id != me) {
@@ -304,8 +384,12 @@ fn from_wire(formation: wire::Formation) -> std::result::Result<Formation, Strin
 
 fn understand(answer: wire::HelloAnswer) -> std::result::Result<Heard, String> {
     let formation = answer.formation.map(from_wire).transpose()?;
+    if answer.set.len() > MEMBERS_MAX || answer.used.len() > USED_MAX {
+        return Err(format!("it names {} nodes and {} used numbers", answer.set.len(), answer.used.len()));
+    }
     let set = answer.set.into_iter().map(|m| (m.id, m.addr)).collect();
-    Ok(Heard { node: answer.node, disk: answer.disk, set, formation })
+    let (begun, used, complete) = (answer.begun, answer.used.into_iter().collect(), answer.complete);
+    Ok(Heard { node: answer.node, disk: answer.disk, set, formation, begun, used, complete })
 }
 
 #[cfg(test)]

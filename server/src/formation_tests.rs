@@ -13,7 +13,8 @@ fn set() -> BTreeMap<NodeId, String> {
 }
 
 fn empty(node: NodeId) -> std::result::Result<Heard, String> {
-    Ok(Heard { node, disk: format!("disk-{node}"), set: set(), formation: None })
+    let disk = format!("disk-{node}");
+    Ok(Heard { node, disk, set: set(), formation: None, begun: false, used: BTreeSet::new(), complete: false })
 }
 
 fn formation_of(identity: &Identity) -> Formation {
@@ -91,4 +92,42 @@ fn a_cluster_of_its_own_promises_itself_to_nobody() {
     let (dir, mut two) = identity(2);
     two.initialize(dir.path()).unwrap();
     assert!(may_promise(&two, &set(), 1, &formation_of(&two)).is_err());
+}
+
+/// What a member of a running cluster of 1, 2 and 3 says.
+fn running(formation: &Formation) -> std::result::Result<Heard, String> {
+    let used = BTreeSet::from([1, 2, 3]).into_iter().chain(formation.members.keys().copied()).collect();
+    Ok(Heard { formation: Some(formation.clone()), begun: true, used, complete: true, ..empty(2).unwrap() })
+}
+
+#[test]
+fn i7_an_empty_node_joins_only_as_the_directory_that_the_members_have() {
+    let (dir, mut four) = identity(4);
+    let (_other, one) = identity(1);
+    let mut formation = formation_of(&one);
+    let listed: BTreeMap<NodeId, String> = set().into_iter().chain([(4, "host:4".into())]).collect();
+    let decided = |identity: &Identity, formation: &Formation| {
+        decide(
+            identity,
+            &listed,
+            &BTreeMap::from([(1, Err("silent".into())), (2, running(formation)), (3, Err("silent".into()))]),
+        )
+    };
+    // Not announced: it waits, and says what takes it in.
+    let Step::Wait(why) = decided(&four, &formation) else { panic!() };
+    assert!(why.contains("cluster add 4=host:4"), "{why}");
+    // Announced, as this directory.
+    formation.members.insert(4, Member { addr: "host:4".into(), disk: four.data_dir.clone() });
+    assert_eq!(decided(&four, &formation), Step::Join(formation.clone()));
+    // Wiped meanwhile, or removed: never under this number again.
+    let (_wiped, again) = identity(4);
+    assert!(matches!(decided(&again, &formation), Step::Refused(why) if why.contains("new node id")));
+    formation.members.remove(&4);
+    let mut gone = running(&formation).unwrap();
+    gone.used.insert(4);
+    assert!(matches!(decide(&again, &listed, &BTreeMap::from([(2, Ok(gone))])), Step::Refused(_)));
+
+    four.join(dir.path(), formation).unwrap();
+    let read = Identity::open(dir.path(), 4, &[]).unwrap();
+    assert!(read.joined && read.formation.is_some() && !read.initialized, "and it remembers that it never begins a log");
 }

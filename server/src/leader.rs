@@ -5,7 +5,8 @@
 //! ignored. All timers start in full when that entry is applied. What is due is proposed, never forwarded. When the outcome
 //! of an expiry is not known in time, this node begins a new leadership, which voids it (I5): its entry stands in the log
 //! before or after the new `Lead`; before, it counted; after, its number is not the current one. A late tick only makes
-//! timers late, which is the safe direction. It decides nothing about leases: that is `expiry` and `lease`.
+//! timers late, which is the safe direction. Fence agents are run by the leader too, and their ends proposed as its own word
+//! (`fencing`). It decides nothing about leases: that is `expiry` and `lease`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,6 +22,9 @@ use treelease_proto::command::{Answer, Command, Leadership};
 
 use crate::consensus::Consensus;
 use crate::expiry::Timers;
+use crate::fencing::Fences;
+use crate::fencing::runner::Runner;
+use crate::surroundings::Faults;
 use crate::telemetry::Telemetry;
 
 /// How often the timers are looked at.
@@ -74,6 +78,10 @@ pub struct Leader {
     pub clock: Arc<dyn Clock>,
     /// What is counted.
     pub counts: Arc<Telemetry>,
+    /// Fence agents.
+    pub runner: Arc<Runner>,
+    /// Rules that are left out.
+    pub faults: Faults,
 }
 
 impl Leader {
@@ -90,7 +98,9 @@ impl Leader {
     }
 
     fn stand_down(&self) {
-        self.seat.timers().demote();
+        if !self.faults.timers_go_on {
+            self.seat.timers().demote();
+        }
         self.seat.turn();
     }
 
@@ -108,6 +118,9 @@ impl Leader {
 
     async fn until_leader(&self) {
         while !self.consensus.leads() {
+            if self.faults.timers_go_on {
+                self.keep_idle_timers();
+            }
             // The age of the quorum's last answer changes without a change of standing: look again after a while.
             tokio::select! {
                 () = self.consensus.standing_changed() => {}
@@ -116,11 +129,25 @@ impl Leader {
         }
     }
 
+    /// A control's: the timers of a node that does not lead, which hear of no renewal.
+    fn keep_idle_timers(&self) {
+        let (state, now) = (self.consensus.state(), self.clock.now());
+        let mut timers = self.seat.timers();
+        if timers.leading().is_none() {
+            timers.promote(&state, Leadership::default(), now);
+        }
+        timers.go_on(Leadership::default());
+        timers.follow(&state, now);
+        timers.tick(now);
+    }
+
     /// A committed `Lead` of our own, and all timers from the start.
     async fn begin(&self) -> Option<Leadership> {
         let node = self.consensus.node();
         match self.consensus.propose_own(Command::Lead { node }, self.clock.wall(), LEAD_LIMIT).await {
             Ok(Answer::Done) => {}
+            // A control's: the term has not changed, so its number has not.
+            Ok(Answer::Ignored { .. }) if self.faults.terms_for_leaderships => {}
             Ok(other) => {
                 tracing::error!(?other, "the state refused to let this node lead");
                 return None;
@@ -133,7 +160,11 @@ impl Leader {
         let state = self.consensus.state();
         // It may be a later `Lead` of ours than the one just answered; then its number is the right one.
         let leadership = state.leadership().filter(|(_, who)| *who == node)?.0;
-        self.seat.timers().promote(&state, leadership, self.clock.now());
+        if self.faults.timers_go_on {
+            self.seat.timers().go_on(leadership);
+        } else {
+            self.seat.timers().promote(&state, leadership, self.clock.now());
+        }
         drop(state);
         self.seat.turn();
         Some(leadership)
@@ -143,8 +174,9 @@ impl Leader {
     async fn keep(&self, leadership: Leadership) -> &'static str {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut waiting: VecDeque<Command> = VecDeque::new();
+        let mut waiting: VecDeque<Command> = self.longer_ttl().into_iter().collect();
         let mut in_flight = FuturesUnordered::new();
+        let mut fences = Fences::begin(&self.runner, leadership, &self.consensus.state());
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -155,10 +187,15 @@ impl Leader {
                         Some(due) => waiting.extend(due),
                         None => return "another leadership has begun",
                     }
+                    waiting.extend(fences.due(&self.consensus.state(), self.clock.now()));
                 }
+                Some(ended) = fences.next() => waiting.push_back(ended),
                 Some((command, outcome)) = in_flight.next() => {
                     match outcome {
-                        Ok(answer) => self.settle(&command, &answer),
+                        Ok(answer) => {
+                            fences.answered(&command, &answer, self.clock.now());
+                            self.settle(&command, &answer);
+                        }
                         Err(e) => {
                             tracing::warn!("the outcome of an expiry is not known: {e}");
                             return "the outcome of an expiry is not known";
@@ -171,6 +208,14 @@ impl Leader {
                 in_flight.push(self.propose(command));
             }
         }
+    }
+
+    /// More nodes than there were, or a slower pace: no failover may be the end of a session (I3). Never shorter by itself: the
+    /// others may still run at the slower pace.
+    fn longer_ttl(&self) -> Option<Command> {
+        let least = self.consensus.least_ttl(self.consensus.members().voters().len());
+        let state = self.consensus.state();
+        (state.cluster().is_some() && state.limits().0 < least).then_some(Command::RaiseTtl { ttl_min: least })
     }
 
     async fn propose(&self, command: Command) -> (Command, Result<Answer, crate::consensus::proposer::ProposeError>) {
@@ -205,6 +250,7 @@ impl Leader {
             // It was applied and did nothing. If what it named is gone, the next tick forgets it; else it is due again.
             (Command::ExpireSession { session, .. }, _) => self.seat.timers().undoom(session),
             (Command::EndGrace { tree, .. }, _) => self.seat.timers().ungrace(tree),
+            (Command::SettleTtl { session, .. }, answer) if *answer != Answer::Done => self.seat.timers().unsettle(session),
             _ => {}
         }
         self.seat.turn();

@@ -3,7 +3,8 @@
 //! ```text
 //! main ─▶ node ─▶ api ─────────────▶ consensus ─▶ lease (pure)
 //!           │                           │
-//!           ├──▶ leader ─▶ expiry       └──────▶ store
+//!           ├──▶ leader ─▶ expiry, fencing
+//!           │                           └──────▶ store
 //!           ├──▶ admin ─▶ consensus
 //!                  └─────▶ consensus
 //! ```
@@ -14,14 +15,18 @@
 //! | [`expiry`] | the leader's timers, volatile |
 //! | [`consensus`] | openraft around the state: proposing, confirming leadership, snapshots |
 //! | [`store`] | log, vote, snapshots and identity on disk |
-//! | [`formation`] | how empty nodes become one cluster |
+//! | [`formation`] | how empty nodes become one cluster, or join one |
+//! | [`membership`] | which step comes next when a node is added, moved or removed; pure |
 //! | [`leader`] | what this node does while it leads |
+//! | [`fencing`] | fence agents: when they are run, and how |
 //! | [`api`] | the gRPC service |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`telemetry`] | what this node counts |
 //! | [`node`] | one node, wired together and taken down in order |
 //! | [`config`] | flags and file to one checked value |
 //! | [`failure`] | what ends a node, with its exit code |
+//! | [`surroundings`] | what a node stands on: this machine, or a simulated world |
+//! | [`fault`] | rules that a test leaves out |
 
 pub mod admin;
 pub mod api;
@@ -29,9 +34,13 @@ pub mod config;
 pub mod consensus;
 pub mod expiry;
 pub mod failure;
+pub mod fault;
+pub mod fencing;
 pub mod formation;
 pub mod leader;
 pub mod lease;
+pub mod membership;
 pub mod node;
 pub mod store;
+pub mod surroundings;
 pub mod telemetry;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use treelease_proto::refusal::Code;
 use treelease_server::config::{Config, Flags};
 use treelease_server::failure::{Failure, Result};
+use treelease_server::fencing::watchdog;
 use treelease_server::node::{Node, STOP_LIMIT};
 
 /// Room for what the ordered end does not count: the runtime's own end.
@@ -22,6 +23,10 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 const FILTER: &str = "info,openraft=off,sled=warn";
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == watchdog::ARGUMENT) {
+        return watchdog::main(args);
+    }
     let flags = Flags::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("TREELEASE_LOG").unwrap_or_else(|_| FILTER.into());
     tracing_subscriber::fmt()

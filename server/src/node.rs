@@ -3,8 +3,9 @@
 //! Promises: whatever keeps the node from starting leaves the data directory as it was (a taken port or a held lock are
 //! found before anything is written); `DIR/address` is there exactly while the node serves; nobody is answered before the
 //! node belongs to a cluster: a single node leads first; a node of several answers other nodes from the beginning, and callers
-//! once its cluster is founded, also while nobody leads (reads are marked then, the rest is refused). Order of the end: no new callers, streams end, the leader's task ends, openraft ends, the
-//! thread that writes is joined, the lock goes. It decides nothing.
+//! once its cluster is founded, also while nobody leads (reads are marked then, the rest is refused). Order of the end: another
+//! node leads, no new callers, streams end, the leader's task ends, openraft ends, the thread that writes is joined, the lock
+//! goes. It decides nothing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,25 +18,31 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use treelease_proto::clock::{Clock, ServerClock};
+use treelease_proto::clock::Clock;
 use treelease_proto::command::{Answer, Command};
 use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::time::Ttl;
 
 use crate::admin::{self, Admin};
+use crate::api::callers::Callers;
 use crate::api::{self, Api};
 use crate::config::Config;
+use crate::consensus::handover::HAND_OVER_LIMIT;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
 use crate::failure::{FailStop, Failure, Result};
+use crate::fault;
+use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::{Leader, Seat};
 use crate::store::files;
 use crate::store::identity::Identity;
 use crate::store::lock::DirLock;
+use crate::surroundings::Surroundings;
 use crate::telemetry::Telemetry;
 
-/// How long the whole end may take.
-pub const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the whole end may take: giving the leadership away, the callers, the disk.
+pub const STOP_LIMIT: Duration = Duration::from_secs(8);
+const _: () = assert!(HAND_OVER_LIMIT.as_millis() + DRAIN_LIMIT.as_millis() < STOP_LIMIT.as_millis());
 /// How much of that is for callers whose answers are on their way.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long the first command of a cluster may take.
@@ -63,36 +70,59 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node and returns when it serves.
+    /// Starts a node on this machine and returns when it serves.
     pub async fn start(config: Config) -> Result<Self> {
+        Self::start_on(config, Surroundings::of_this_machine()).await
+    }
+
+    /// The same on other ground.
+    pub async fn start_on(config: Config, mut on: Surroundings) -> Result<Self> {
         let dir = config.data_dir.clone();
         make_dir(&dir)?;
         let lock = DirLock::take(&dir)?;
-        let listener = bind(&config).await?;
-        let bound = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
-        let address = config.advertise.clone().unwrap_or_else(|| bound.to_string());
+        let (callers, bound) = match on.callers.take() {
+            Some(callers) => (Callers::Given(callers), String::new()),
+            None => {
+                let listener = bind(&config).await?;
+                let bound = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
+                (Callers::Sockets(listener), bound.to_string())
+            }
+        };
+        let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
         let admin = if config.admin.is_empty() { None } else { Some(admin::bind(&config.admin)?) };
         let address_file = dir.join("address");
         remove_address(&address_file)?;
 
         let fail = FailStop::new();
-        let identity = Identity::open(&dir, config.node_id, &DIRECTORIES)?;
-        let several = identity.formation.is_some() || !config.peers.is_empty();
-        let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone()).await?;
+        let identity = Identity::open_as(&dir, config.node_id, &DIRECTORIES, config.store)?;
+        let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone(), &on).await?;
         let consensus = Arc::new(opened);
-        if several && identity.formation.is_none() && (identity.initialized || consensus.is_formed().await?) {
+        // A cluster of one that other nodes have joined is one of several, whatever the flags say.
+        let grown = consensus.members().nodes.len() > 1;
+        let several = grown || identity.formation.is_some() || !config.peers.is_empty();
+        let alone = !grown && identity.formation.is_none();
+        if alone && several && (identity.initialized || consensus.is_formed().await?) {
             consensus.stop().await;
             return Err(a_cluster_of_its_own(&dir, &identity));
         }
         let mut set = config.peers.clone();
         set.insert(config.node_id, address.clone());
-        warn_of_another_set(&identity, &set);
+        warn_of_another_set(&consensus, &set);
         let former = Arc::new(Former::new(dir.clone(), identity, set, consensus.clone(), fail.clone()));
-        let clock: Arc<dyn Clock> = Arc::new(ServerClock::new());
+        let clock = on.clock.clone();
         let seat = Arc::new(Seat::new());
         let (closing, stop_leading) = (CancellationToken::new(), CancellationToken::new());
         let counts = Arc::new(Telemetry::default());
-        let leader = Leader { consensus: consensus.clone(), seat: seat.clone(), clock: clock.clone(), counts: counts.clone() };
+        let runner = Runner::new(config.agents.clone(), config.node_id, reached_here(&bound), config.token_file.clone());
+        let runner = Arc::new(runner);
+        let leader = Leader {
+            consensus: consensus.clone(),
+            seat: seat.clone(),
+            clock: clock.clone(),
+            counts: counts.clone(),
+            runner: runner.clone(),
+            faults: on.faults.in_this_build(),
+        };
         let leader = tokio::spawn(leader.run(stop_leading.clone()));
         let known = Arc::new(OnceLock::new());
         let admin_address = match admin {
@@ -111,10 +141,11 @@ impl Node {
             clock: clock.clone(),
             former: former.clone(),
             counts,
+            runner,
             cluster: known.clone(),
             closing: closing.clone(),
         };
-        let serve = api::serve(listener, api, config.token.clone(), fail.clone());
+        let serve = api::serve(callers, api, config.token.clone(), fail.clone());
         let start = Start { consensus: &consensus, seat: &seat, former: &former, clock: clock.as_ref(), pace: &config.pace };
         // Several nodes find each other through this service; a single one has nothing to say before it leads.
         let (gate, opened) = oneshot::channel();
@@ -171,6 +202,11 @@ impl Node {
         self.admin_address
     }
 
+    /// Its part in the agreement, for those who look at what is applied.
+    pub fn consensus(&self) -> &Arc<Consensus> {
+        &self.consensus
+    }
+
     /// The cluster that it belongs to.
     pub fn cluster(&self) -> &ClusterId {
         &self.cluster
@@ -196,8 +232,15 @@ impl Node {
         if let Err(e) = files::remove(&self.address_file) {
             tracing::warn!("cannot remove {}: {e}", self.address_file.display());
         }
-        self.closing.cancel();
         let ended = timeout(STOP_LIMIT, async {
+            // While it still answers the others: they need its vote. It proposes nothing new from here on.
+            if self.consensus.leads() && self.consensus.members().voters().len() > 1 && !fault::is("no_hand_over") {
+                match self.consensus.hand_over().await {
+                    Ok(heir) => tracing::info!("node {heir} leads now"),
+                    Err(why) => tracing::warn!("nobody took the leadership, the others wait for an election: {why}"),
+                }
+            }
+            self.closing.cancel();
             let mut api = self.api;
             if timeout(DRAIN_LIMIT, &mut api).await.is_err() {
                 tracing::warn!("some callers did not end in time; they are cut off");
@@ -215,12 +258,33 @@ impl Node {
     }
 }
 
+/// Makes it, durably: what is synced inside a directory is of no use if a power cut takes the directory's own name.
 fn make_dir(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
+    let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|e| {
         Failure::cannot_create(format!("cannot make the data directory {}: {e}; check the path and who owns it", dir.display()))
-    })
+    })?;
+    if missing.is_empty() {
+        // It may be there since a start that was cut off just here. Who may not read the parent has not made it.
+        let _ = files::sync_dir(dir.parent().unwrap_or(Path::new(".")));
+    }
+    for made in missing {
+        files::sync_dir(made.parent().unwrap_or(Path::new("."))).map_err(|e| {
+            Failure::storage(format!("cannot make the new data directory {} durable: {e}; check the disk", dir.display()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Where a program on this machine reaches the node that is bound there.
+fn reached_here(bound: &str) -> String {
+    match bound.parse::<SocketAddr>() {
+        Ok(at) if at.ip().is_unspecified() && at.is_ipv4() => format!("127.0.0.1:{}", at.port()),
+        Ok(at) if at.ip().is_unspecified() => format!("[::1]:{}", at.port()),
+        _ => bound.to_owned(),
+    }
 }
 
 fn remove_address(path: &Path) -> Result<()> {
@@ -244,21 +308,23 @@ async fn bind(config: &Config) -> Result<TcpListener> {
 fn a_cluster_of_its_own(dir: &Path, identity: &Identity) -> Failure {
     Failure::config(format!(
         "the data directory {} is a cluster of its own ({}), formed by one node: it cannot form another one with --peer. Leave \
-         --peer out to go on as one node, or begin the new cluster with empty data directories; adding nodes to a running \
-         cluster is not in this version",
+         --peer out to go on as one node, and add nodes to it while it serves (`treelease cluster add`); to begin a new cluster, \
+         start with empty data directories",
         dir.display(),
         identity.cluster
     ))
 }
 
-/// Addresses are part of the membership: what was formed counts, not what a flag says later.
-fn warn_of_another_set(identity: &Identity, set: &BTreeMap<NodeId, String>) {
-    let Some(formation) = &identity.formation else { return };
-    for (id, member) in &formation.members {
+/// Addresses are part of the membership: what the cluster has counts, not what a flag says later.
+fn warn_of_another_set(consensus: &Consensus, set: &BTreeMap<NodeId, String>) {
+    let members = consensus.members().nodes;
+    for (id, member) in members.iter().filter(|_| members.len() > 1) {
         match set.get(id) {
-            Some(addr) if *addr != member.addr => {
-                tracing::warn!("node {id} was formed at {} and is listed at {addr} now; the first one counts", member.addr);
-            }
+            Some(addr) if *addr != member.addr => tracing::warn!(
+                "the cluster has node {id} at {}, and it is listed at {addr} here; the first one counts, until `treelease cluster add \
+                 {id}={addr}` changes it",
+                member.addr
+            ),
             _ => {}
         }
     }
@@ -281,6 +347,9 @@ impl Start<'_> {
         until_leading(self.consensus, self.seat).await?;
         let cluster = found(self.consensus, &self.former.identity(), self.clock).await?;
         self.former.initialize()?;
+        if let Err(why) = self.former.at_this_address().await {
+            tracing::warn!("the cluster has this node at another address still: {why}");
+        }
         Ok(cluster)
     }
 
@@ -318,6 +387,7 @@ impl Start<'_> {
             }
         }
         // Log and vote are there, for the cluster's id came through them.
+        self.consensus.settle().await?;
         self.former.initialize()?;
         Ok(identity.cluster)
     }

@@ -136,7 +136,7 @@ mod tests {
     fn a_page_has_a_head_for_each_name_and_labels_of_our_own_only() {
         let counted = Telemetry::default();
         counted.renewals.add();
-        let standing = Standing { leader: Some(1), nodes: 3, quorum: true, last_log: 9 };
+        let standing = Standing { leader: Some(1), nodes: 3, quorum: true, last_log: 9, age: None };
         let gauges = Gauges {
             leads: true,
             standing,

@@ -16,11 +16,20 @@ const TTL: Duration = Duration::from_secs(600);
 
 #[tokio::test]
 async fn kill_9_loses_no_acknowledged_command() {
+    killed_under_load("sled").await;
+}
+
+#[tokio::test]
+async fn kill_9_loses_no_acknowledged_command_with_redb() {
+    killed_under_load("redb").await;
+}
+
+async fn killed_under_load(store: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged: Vec<String> = Vec::new();
     let mut session: Option<SessionId> = None;
     for round in 0..20u64 {
-        let server = Server::start(dir.path(), &[]).await;
+        let server = Server::start(dir.path(), &["--store", store]).await;
         let caller = Caller::new(&server.address);
         let known: Vec<String> = caller.status().await.trees.into_iter().map(|t| t.name).collect();
         for name in &acknowledged {
@@ -139,7 +148,7 @@ async fn a_data_directory_in_use_is_73() {
 async fn a_damaged_data_directory_is_74_and_says_what_to_do() {
     for damage in DAMAGES {
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::start(dir.path(), &[]).await;
+        let server = Server::start(dir.path(), &["--store", damage.2]).await;
         Caller::new(&server.address).add_tree("dev").await;
         server.kill_9();
         (damage.1)(dir.path());
@@ -147,6 +156,19 @@ async fn a_damaged_data_directory_is_74_and_says_what_to_do() {
         assert_eq!(code, 74, "{}: {said}", damage.0);
         assert!(said.contains("backup"), "{}: {said}", damage.0);
     }
+}
+
+#[tokio::test]
+async fn a_directory_that_another_store_wrote_is_78_and_opens_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--store", "redb"]).await;
+    Caller::new(&server.address).add_tree("dev").await;
+    server.kill_9();
+    let (code, said) = run(dir.path(), &["--insecure", "--listen", "127.0.0.1:0", "--store", "sled"]).await;
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("--store redb"), "{said}");
+    let server = Server::start(dir.path(), &[]).await;
+    assert_eq!(Caller::new(&server.address).status().await.trees.len(), 1);
 }
 
 #[tokio::test]
@@ -162,22 +184,33 @@ async fn wrong_usage_is_2_and_a_wrong_configuration_78() {
     assert!(said.contains("server.toml:3") && said.contains("`port`"), "{said}");
 }
 
-type Damage = (&'static str, fn(&Path));
+type Damage = (&'static str, fn(&Path), &'static str);
 
-const DAMAGES: [Damage; 6] = [
-    ("no log", |dir| std::fs::remove_dir_all(dir.join("log")).unwrap()),
-    ("no identity", |dir| std::fs::remove_file(dir.join("identity")).unwrap()),
-    ("a wrong identity", |dir| std::fs::write(dir.join("identity"), b"nothing").unwrap()),
-    ("an empty database", |dir| std::fs::write(dir.join("log/db"), b"").unwrap()),
-    ("noise in the database", |dir| {
-        let mut bytes = std::fs::read(dir.join("log/db")).unwrap();
-        for byte in &mut bytes {
-            *byte ^= 0x5a;
-        }
-        std::fs::write(dir.join("log/db"), bytes).unwrap();
-    }),
-    ("noise in the database's settings", |dir| std::fs::write(dir.join("log/conf"), b"\x00\x01nothing").unwrap()),
+const DAMAGES: [Damage; 10] = [
+    ("no log", |dir| std::fs::remove_dir_all(dir.join("log")).unwrap(), "sled"),
+    ("no identity", |dir| std::fs::remove_file(dir.join("identity")).unwrap(), "sled"),
+    ("a wrong identity", |dir| std::fs::write(dir.join("identity"), b"nothing").unwrap(), "sled"),
+    ("an empty database", |dir| std::fs::write(dir.join("log/db"), b"").unwrap(), "sled"),
+    ("noise in the database", |dir| noise(&dir.join("log/db")), "sled"),
+    ("noise in the database's settings", |dir| std::fs::write(dir.join("log/conf"), b"\x00\x01nothing").unwrap(), "sled"),
+    ("no log of redb's", |dir| std::fs::remove_dir_all(dir.join("log")).unwrap(), "redb"),
+    ("an empty database of redb's", |dir| std::fs::write(dir.join("log/redb"), b"").unwrap(), "redb"),
+    ("noise in redb's database", |dir| noise(&dir.join("log/redb")), "redb"),
+    ("half of redb's database", |dir| halve(&dir.join("log/redb")), "redb"),
 ];
+
+fn noise(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    for byte in &mut bytes {
+        *byte ^= 0x5a;
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn halve(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
 
 struct Server {
     child: Child,

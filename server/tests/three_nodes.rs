@@ -2,25 +2,25 @@
 //! minority, and never a second cluster (I3, I5, I7).
 
 mod common;
+#[path = "common/held.rs"]
+mod held;
 #[path = "common/nodes.rs"]
 mod nodes;
 
 use std::time::Duration;
 
-use common::{Caller, acquire, open_session, until};
+use common::{acquire, open_session, until};
 use futures::StreamExt;
-use nodes::{ALL, ELECTION_MAX, Nodes};
+use held::{Held, TTL, renew};
+use nodes::{ALL, Nodes};
 use rustix::process::Signal;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tonic::{Code, Request};
-use treelease_proto::command::{Answer, Command, Grant};
-use treelease_proto::id::{ClusterId, SessionId, TreeId};
+use treelease_proto::command::{Answer, Command};
+use treelease_proto::id::{ClusterId, TreeId};
 use treelease_proto::wire;
 use treelease_proto::wire::raft_client::RaftClient;
 use treelease_proto::wire::watch_answer::Kind;
-
-/// Just above what this pace allows.
-const TTL: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn empty_nodes_form_one_cluster_in_any_start_order() {
@@ -174,7 +174,7 @@ async fn a_node_of_another_cluster_or_another_disk_counts_for_nothing() {
     ] {
         let asked = wire::VoteRequest { stamp: Some(wrong.clone()), vote, last: None };
         assert_eq!(client.vote(asked).await.unwrap_err().code(), Code::FailedPrecondition, "{wrong:?}");
-        let said = wire::AppendRequest { stamp: Some(wrong), vote, prev: None, entries: vec![], commit: None };
+        let said = wire::AppendRequest { stamp: Some(wrong), vote, ..Default::default() };
         assert_eq!(client.append(said).await.unwrap_err().code(), Code::FailedPrecondition);
     }
     // The control: a member's own word is heard (and its old vote refused by the log, not at the door).
@@ -274,57 +274,6 @@ async fn peers_show_the_token_and_a_node_without_it_is_kept_out() {
         until("it serves", || async move { caller.try_status().await.is_ok_and(|s| s.quorum) }).await;
     }
     nodes.caller(2).with_token("s3cret").open("workstation", TTL).await;
-}
-
-/// A tree held by a session, and the number of its last renewal.
-struct Held {
-    tree: TreeId,
-    session: SessionId,
-    grant: Grant,
-    number: u64,
-}
-
-impl Held {
-    async fn take(nodes: &Nodes, id: u64, name: &str) -> Self {
-        let caller = nodes.caller(id);
-        let session = caller.open("workstation", TTL).await;
-        let tree = TreeId::random();
-        let policy = vec![("grace".into(), "200ms".into()), ("fence".into(), "none".into())];
-        let command = Command::AddTree { name: name.parse().unwrap(), tree: tree.clone(), policy, root: None };
-        assert!(matches!(caller.command(command).await, Answer::TreeAdded { .. }));
-        let grant = caller.acquire(&tree, &session).await;
-        Self { tree, session, grant, number: 0 }
-    }
-
-    async fn renew(&self, caller: &Caller, number: u64) -> Result<wire::RenewAnswer, tonic::Status> {
-        renew(caller, &self.session, number).await
-    }
-
-    /// Renewed through each of these nodes, well before the session could expire.
-    async fn stays(&mut self, nodes: &Nodes, through: &[u64]) {
-        for id in through {
-            let end = Instant::now() + TTL;
-            loop {
-                self.number += 1;
-                let one = timeout(Duration::from_secs(2), self.renew(&nodes.caller(*id), self.number)).await;
-                match one {
-                    Ok(Ok(answer)) => {
-                        assert!(answer.alive, "{}", answer.why_not);
-                        assert_eq!((answer.pairs.len(), answer.pairs[0].epoch), (1, self.grant.epoch.get()));
-                        break;
-                    }
-                    _ => assert!(Instant::now() < end, "no renewal through node {id} within a TTL: {one:?}"),
-                }
-                // An election is under way: asked again soon, as a side does.
-                tokio::time::sleep(ELECTION_MAX / 20).await;
-            }
-        }
-    }
-}
-
-async fn renew(caller: &Caller, session: &SessionId, number: u64) -> Result<wire::RenewAnswer, tonic::Status> {
-    let session = session.to_string();
-    caller.try_renew(wire::RenewRequest { session, incarnation: 1, number, ..Default::default() }).await
 }
 
 /// Whether a node says who it is, be it in a cluster or not.

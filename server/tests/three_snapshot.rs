@@ -1,9 +1,10 @@
 //! A node that was away so long that the log does not reach back to it any more is brought up by a snapshot.
 
 mod common;
+#[path = "common/nodes.rs"]
+mod nodes;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,6 +52,43 @@ async fn a_node_that_missed_what_was_purged_gets_a_snapshot_and_goes_on_from_it(
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_gets_a_snapshot_and_votes_and_starts_again_from_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = addresses();
+    let start = |id: NodeId| Node::start(config(dir.path(), id, &set));
+    let (one, two, three) = tokio::join!(start(1), start(2), start(3));
+    let (one, two, three) = (one.unwrap(), two.unwrap(), three.unwrap());
+    let caller = Caller::new(one.address());
+    for n in 0..60 {
+        caller.add_tree(&format!("tree-{n}")).await;
+    }
+    let snapshots = |id: u64| std::fs::read_dir(dir.path().join(format!("{id}/snapshots"))).map_or(0, Iterator::count);
+    until("there is a snapshot", || async move { snapshots(1) == 1 && snapshots(2) == 1 && snapshots(3) == 1 }).await;
+    let joins = config(dir.path(), 4, &set);
+    let address = joins.advertise.clone().unwrap();
+    let (asked, change) = (&caller, &common::add_node(4, &address));
+    let added = until("it is added", || async move { asked.change_members(change).await.is_ok_and(|answer| answer.done) });
+    let (new, ()) = tokio::join!(Node::start(joins), added);
+    let new = new.unwrap();
+    assert_eq!(new.cluster(), one.cluster());
+    assert_eq!(snapshots(4), 1, "the log did not reach back to nothing");
+    let back = Caller::new(new.address());
+    let caught_up = &back;
+    until("it has all trees", || async move {
+        caught_up.try_status().await.is_ok_and(|s| s.quorum && s.trees.len() == 60 && s.members.len() == 4)
+    })
+    .await;
+    new.stop().await;
+    let new = start(4).await.unwrap();
+    let again = Caller::new(new.address());
+    let again = &again;
+    until("it is back", || async move { again.try_status().await.is_ok_and(|s| s.quorum && s.trees.len() == 60) }).await;
+    for node in [one, two, three, new] {
+        node.stop().await;
+    }
+}
+
 fn common_add(name: &str) -> treelease_proto::command::Command {
     let tree = treelease_proto::id::TreeId::random();
     treelease_proto::command::Command::AddTree { name: name.parse().unwrap(), tree, policy: vec![], root: None }
@@ -61,7 +99,8 @@ fn config(dir: &Path, id: NodeId, set: &BTreeMap<NodeId, String>) -> Config {
     config.node_id = id;
     config.listen = vec![set[&id].parse().unwrap()];
     config.advertise = Some(set[&id].clone());
-    config.peers = set.iter().filter(|(other, _)| **other != id).map(|(id, addr)| (*id, addr.clone())).collect();
+    // The first three found a cluster, the fourth joins it.
+    config.peers = set.iter().filter(|(other, _)| **other != id && **other <= 3).map(|(id, addr)| (*id, addr.clone())).collect();
     config.pace.heartbeat = Duration::from_millis(100);
     config.pace.election_min = Duration::from_millis(500);
     config.pace.election_max = Duration::from_millis(900);
@@ -69,10 +108,7 @@ fn config(dir: &Path, id: NodeId, set: &BTreeMap<NodeId, String>) -> Config {
     config
 }
 
-/// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
+/// Where the nodes listen.
 fn addresses() -> BTreeMap<NodeId, String> {
-    let start = std::process::id().wrapping_mul(43);
-    let ports = (0..18_000u32).map(|n| 12_000 + (start.wrapping_add(n) % 18_000) as u16);
-    let free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(3).collect::<Vec<_>>();
-    free.iter().zip(1..).map(|(listener, id)| (id, listener.local_addr().unwrap().to_string())).collect()
+    nodes::free_ports(4).into_iter().zip(1..).map(|(port, id)| (id, format!("127.0.0.1:{port}"))).collect()
 }

@@ -8,12 +8,13 @@ fn openraft_is_named_in_consensus_only() {
 }
 
 #[test]
-fn sled_is_named_in_its_module_only() {
-    only_in("::sled::", &["src/store/sled.rs", "src/consensus/mod.rs", "src/consensus/tests.rs"]);
-    // Those two name our module of that name, not the crate.
-    for file in ["src/consensus/mod.rs", "src/consensus/tests.rs"] {
-        let text = std::fs::read_to_string(root().join(file)).unwrap();
-        assert_eq!(text.matches("sled::").count(), text.matches("store::sled::SledBackend").count(), "{file}");
+fn each_database_is_named_in_its_module_only() {
+    only_in("::sled::", &["src/store/sled.rs", "src/store/kind.rs"]);
+    only_in("::redb::", &["src/store/redb.rs", "src/store/kind.rs"]);
+    // That one names our modules of these names, not the libraries.
+    let text = std::fs::read_to_string(root().join("src/store/kind.rs")).unwrap();
+    for (library, ours) in [("sled::", "super::sled::SledBackend"), ("redb::", "super::redb::RedbBackend")] {
+        assert_eq!(text.matches(library).count(), text.matches(ours).count(), "{library}");
     }
 }
 

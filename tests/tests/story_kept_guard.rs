@@ -25,6 +25,8 @@ fn states(pid: u32) -> String {
     stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
 }
 
+/// A killed guard that the kernel keeps, since a program waits for its answer and it for that program's page, is let go by the
+/// next command: the program is told ENOTCONN (`fusectl` must be mounted at `/sys/fs/fuse/connections`).
 #[test]
 fn a_killed_guard_that_the_kernel_keeps_makes_way_for_the_next() {
     let world = World::new();

@@ -38,6 +38,7 @@ fn late(place: &str, call: impl FnOnce(&File, &File) -> std::io::Result<()> + Se
     said
 }
 
+/// A call that was admitted before the deadline and ended after it is EIO, and in the history with its file's name.
 #[test]
 fn i4_a_write_admitted_before_the_deadline_and_finished_after_it_is_an_error_and_on_record() {
     let said = late("write-admitted", |mut file, _| file.write_all(b"too late"));

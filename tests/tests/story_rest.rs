@@ -72,6 +72,8 @@ fn the_first_write_after_rest_goes_on_by_itself_and_rest_comes_again() {
     assert_eq!(b.tree_status("dev")["last_end"], "clean");
 }
 
+/// At rest (a second without a mutation, everything flushed, the server told) the next mutation, page-cache writes too, waits for
+/// one round trip; with no server to be reached it waits until the deadline, then it is EROFS.
 #[test]
 fn at_rest_with_the_server_away_the_first_write_waits_for_its_word_and_stops_at_the_deadline() {
     let world = World::new();

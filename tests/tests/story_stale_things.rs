@@ -188,6 +188,7 @@ fn locked(fault: &str) -> (Option<i32>, bool) {
     (errno, second)
 }
 
+/// While somebody holds an exclusive lock on a file since before the turn, opening it for writing is EBUSY.
 #[test]
 fn while_an_old_exclusive_lock_is_held_the_file_is_busy_for_writers() {
     assert_eq!(locked(""), (Some(Errno::EBUSY as i32), false));
@@ -232,6 +233,7 @@ fn control_without_the_rule_a_lock_file_from_before_a_restart_undoes_the_others_
     assert_eq!(moved_after_a_restart("no_earlier_mount"), (None, b"old work of this very process".to_vec()));
 }
 
+/// An open that has waited shows the size of now: who writes at the end writes at the end.
 #[test]
 fn an_open_that_waited_for_the_lease_shows_the_size_of_now_not_of_before_the_wait() {
     let world = World::new();

@@ -79,6 +79,7 @@ fn state(side: &Side) -> String {
     side.tree_status("dev")["state"].as_str().unwrap_or_default().to_owned()
 }
 
+/// A holder that died while it wrote is followed without a person's word where the lock tells that its process is gone.
 #[test]
 fn a_holder_that_was_killed_while_it_wrote_is_followed_without_anybody_who_vouches() {
     let world = World::new();
@@ -221,6 +222,8 @@ fn in_another_pid_namespace_the_lock_says_the_same() {
     let _ended = container.wait();
 }
 
+/// A new holder's gate opens only when its guard has the marker's lock. After a clean end it waits up to 10 s for it and then
+/// gives the grant back, naming who has it; after an unclean end it goes on without.
 #[test]
 fn after_a_clean_end_a_new_holder_gives_the_grant_back_while_another_daemon_still_has_the_lock() {
     let world = World::new();

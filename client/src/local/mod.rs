@@ -201,6 +201,17 @@ impl LocalClient {
         self.progress(stream, true)
     }
 
+    /// Follows a restored cluster; whom this side followed before.
+    pub async fn follow(&mut self, cluster: &str, reason: &str) -> Result<String, Failure> {
+        let request = wire::FollowRequest { cluster: cluster.into(), reason: reason.into() };
+        let answer = tokio::time::timeout(MOUNTING, self.client.follow(request)).await;
+        let answer = self.taken(answer)?;
+        match answer.refused {
+            Some(refusal) => Err(from_local(refusal)),
+            None => Ok(answer.from),
+        }
+    }
+
     /// The JSON of `holds`; an empty tree: of all.
     pub async fn holds(&mut self, tree: &str) -> Result<String, Failure> {
         let answer = tokio::time::timeout(QUICK, self.client.holds(wire::HoldsRequest { tree: tree.into() })).await;

@@ -49,6 +49,7 @@ pub fn mismatch_failure(dir: &Path, found: &Found, mismatch: &Mismatch) -> Failu
                 format!("{dir} belongs to another cluster: its marker names tree `{}` of cluster {cluster}{at}", marker.name),
             )
             .hint("become a side of that cluster: `treelease join TOKEN`, with a token made there by `treelease side token NAME`")
+            .hint("if this side's cluster was restored from a backup of that one: `treelease follow CLUSTER --reason TEXT`, with the new one's id")
             .hint(takeover)
         }
         Mismatch::OtherTree { tree, name } => {

@@ -11,7 +11,7 @@ use crate::words::command::{Event, EventKind};
 use crate::words::id::SideName;
 use crate::words::policy::{Fence, Mode};
 use crate::words::time::WallTime;
-use crate::words::tree::{ClusterStatus, End, Holder, StateName, TreeStatus, Waiter};
+use crate::words::tree::{ClusterStatus, End, FencedSide, Holder, StateName, TreeStatus, Waiter};
 
 #[cfg(test)]
 mod tests;
@@ -85,6 +85,9 @@ pub struct TreeReport {
     #[serde(default)]
     pub not_enforced_by: Vec<String>,
     pub fence: Option<FenceReport>,
+    /// Sides that a fence agent was run against, and that get nothing here until they are unfenced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<FencedReport>,
     pub roots: Vec<RootReport>,
     /// Why it cools or fences; empty otherwise.
     #[serde(default)]
@@ -155,6 +158,20 @@ pub struct HoldReport {
     pub tty: Option<String>,
     pub since: WallTime,
     pub note: String,
+}
+
+/// A side that a fence agent was run against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // the keys say it
+pub struct FencedReport {
+    pub side: String,
+    /// Of the lease whose unclean end it was.
+    pub epoch: u64,
+    pub agent: String,
+    /// An attempt may still act.
+    pub acting: bool,
+    /// An operator has said that it may have its access back.
+    pub unfencing: bool,
 }
 
 /// What a fence needs.
@@ -338,6 +355,7 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         holds: local.holds,
         not_enforced_by: Vec::new(),
         fence: (tree.state == StateName::Fencing).then(|| FenceReport::new(tree, local.witness)),
+        fenced: tree.fenced.iter().map(FencedReport::from).collect(),
         roots: tree
             .roots
             .iter()
@@ -361,6 +379,13 @@ impl FenceReport {
             Fence::None => "nothing",
         };
         Self { attempt: tree.attempt, needs: needs.into(), witness: asks.or_else(possible) }
+    }
+}
+
+impl From<&FencedSide> for FencedReport {
+    fn from(f: &FencedSide) -> Self {
+        let (side, agent) = (f.side.to_string(), f.agent.clone());
+        Self { side, epoch: f.epoch.get(), agent, acting: f.acting, unfencing: f.unfencing }
     }
 }
 

@@ -51,6 +51,7 @@ fn tree() -> TreeStatus {
         ended_side: None,
         declined: String::new(),
         witness: None,
+        fenced: vec![],
     }
 }
 
@@ -66,6 +67,10 @@ fn status() -> ClusterStatus {
         sessions: vec![],
         ttl_min: Ttl::MIN,
         ttl_max: Ttl::MAX,
+        predecessors: vec![],
+        members: vec![],
+        joint: false,
+        age: None,
     }
 }
 
@@ -110,6 +115,18 @@ fn a_fencing_tree_says_what_it_needs_and_whose_end_it_is() {
     let local = LocalTree { witness: Some("asking".into()), ..LocalTree::default() };
     assert_eq!(tree_report(&tree, None, Some(local)).fence.unwrap().witness.as_deref(), Some("asking"));
     assert_eq!(json["ended_epoch"], 42);
+    assert_eq!(json["fenced"], Value::Null, "nobody is");
+}
+
+#[test]
+fn a_fenced_side_is_named_with_its_agent() {
+    let mut tree = tree();
+    let side = "pod".parse().unwrap();
+    let epoch = Epoch::from_raw(41);
+    tree.fenced = vec![FencedSide { side, epoch, agent: "nas".into(), acting: true, unfencing: false }];
+    let json = serde_json::to_value(tree_report(&tree, None, None)).unwrap();
+    has_keys(&json["fenced"][0], "side epoch agent acting unfencing");
+    assert_eq!((&json["fenced"][0]["side"], &json["fenced"][0]["epoch"]), (&"pod".into(), &41.into()));
 }
 
 #[test]

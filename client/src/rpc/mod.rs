@@ -31,8 +31,10 @@ use crate::words::time::Ttl;
 use crate::words::wire;
 use crate::words::wire::lease_client::LeaseClient;
 
+mod backup;
 mod endpoint;
 mod failed;
+pub mod members;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -119,6 +121,23 @@ impl Done {
     }
 }
 
+/// How a connection is made: over this machine's network, unless something else is given.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn(&tonic::transport::Endpoint) -> Channel + Send + Sync>);
+
+impl Dial {
+    /// Another way.
+    pub fn new(connect: impl Fn(&tonic::transport::Endpoint) -> Channel + Send + Sync + 'static) -> Self {
+        Self(Arc::new(connect))
+    }
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self::new(tonic::transport::Endpoint::connect_lazy)
+    }
+}
+
 /// The servers of one cluster. Cheap to clone; connects when first used.
 #[derive(Clone)]
 pub struct Servers {
@@ -128,6 +147,7 @@ pub struct Servers {
 
 struct Inner {
     source: Source,
+    dial: Dial,
     /// One channel for each address ever used: a handful.
     clients: Mutex<BTreeMap<String, LeaseClient<Channel>>>,
     /// Which server answered last: it is asked first.
@@ -156,17 +176,22 @@ impl fmt::Debug for Servers {
 impl Servers {
     /// Servers at fixed addresses.
     pub fn new(endpoints: Vec<Endpoint>, token: Option<String>, timeout: Duration) -> Self {
-        Self::from(Source::Fixed { endpoints, token }, timeout)
+        Self::dialled(endpoints, token, timeout, Dial::default())
+    }
+
+    /// The same over another network.
+    pub fn dialled(endpoints: Vec<Endpoint>, token: Option<String>, timeout: Duration, dial: Dial) -> Self {
+        Self::from(Source::Fixed { endpoints, token }, timeout, dial)
     }
 
     /// The embedded server of a state directory: address and token are read from its files at each call, since a restart may
     /// move it to another port.
     pub fn embedded(server_dir: PathBuf, timeout: Duration) -> Self {
-        Self::from(Source::Embedded { dir: server_dir }, timeout)
+        Self::from(Source::Embedded { dir: server_dir }, timeout, Dial::default())
     }
 
-    fn from(source: Source, timeout: Duration) -> Self {
-        let inner = Inner { source, clients: Mutex::default(), preferred: Mutex::default() };
+    fn from(source: Source, timeout: Duration, dial: Dial) -> Self {
+        let inner = Inner { source, dial, clients: Mutex::default(), preferred: Mutex::default() };
         Self { inner: Arc::new(inner), timeout }
     }
 
@@ -368,7 +393,7 @@ impl Servers {
             let address = endpoint.to_string();
             let client = match clients.get(&address) {
                 Some(client) => client.clone(),
-                None => clients.entry(address.clone()).or_insert(connect(&address)?).clone(),
+                None => clients.entry(address.clone()).or_insert(connect(&address, &self.inner.dial)?).clone(),
             };
             targets.push(Target { address, client, token: token.clone() });
         }
@@ -419,7 +444,7 @@ impl Target {
 }
 
 /// A channel that connects when first used, and again whenever it broke.
-fn connect(address: &str) -> Result<LeaseClient<Channel>, CallError> {
+fn connect(address: &str, dial: &Dial) -> Result<LeaseClient<Channel>, CallError> {
     let endpoint = tonic::transport::Endpoint::from_shared(address.to_string())
         .map_err(|e| CallError::Refused(Refusal::new(Code::Config, format!("{address}: {e}"))))?
         .connect_timeout(CONNECT)
@@ -427,7 +452,7 @@ fn connect(address: &str) -> Result<LeaseClient<Channel>, CallError> {
         .keep_alive_timeout(KEEPALIVE.1)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
-    Ok(LeaseClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_MAX))
+    Ok(LeaseClient::new((dial.0)(&endpoint)).max_decoding_message_size(ANSWER_MAX))
 }
 
 fn answered(answer: wire::RenewAnswer, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {

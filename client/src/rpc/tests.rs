@@ -101,6 +101,10 @@ impl Lease for Fake {
         Err(Status::not_found("no such tree"))
     }
 
+    async fn change_members(&self, _: Request<wire::MembersRequest>) -> Result<Response<wire::MembersAnswer>, Status> {
+        Err(Status::unavailable("no leader"))
+    }
+
     type WatchStream = ReceiverStream<Result<wire::WatchAnswer, Status>>;
 
     /// Each watch tells two things and breaks.
@@ -114,6 +118,33 @@ impl Lease for Fake {
         tx.try_send(say(Kind::Lagged(wire::Lagged { revision: since + 10 }))).unwrap();
         tx.try_send(Err(Status::unavailable("going down"))).unwrap();
         Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    type BackupStream = ReceiverStream<Result<wire::BackupAnswer, Status>>;
+
+    /// Whole, if it has a quorum; else its last piece is missing.
+    async fn backup(&self, _: Request<wire::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        use crate::words::backup::{About, pieces, seal};
+        use crate::words::time::WallTime;
+        let cluster = self.0.cluster.clone();
+        let about = About { cluster, revision: 3, at: WallTime::UNKNOWN, trees: 0, version: "0".into() };
+        let text = seal(&about, &"x".repeat(70_000));
+        let pieces = pieces(&text);
+        let (tx, rx) = tokio::sync::mpsc::channel(8);
+        for piece in &pieces[..pieces.len() - usize::from(self.0.quorum != Some(true))] {
+            tx.try_send(Ok(wire::BackupAnswer { text: (*piece).into() })).unwrap();
+        }
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_ends_too_soon_is_no_backup() {
+    let cluster = ClusterId::random();
+    for whole in [true, false] {
+        let servers = Servers::new(vec![serve(&fake_status(&cluster, whole)).await], None, Duration::from_secs(5));
+        let backup = servers.backup().await;
+        assert_eq!(backup.is_ok(), whole, "{backup:?}");
     }
 }
 

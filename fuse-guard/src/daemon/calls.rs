@@ -60,7 +60,8 @@ impl Daemon {
     pub(super) fn handle_call(&mut self, call: Call, now: BootTime) {
         let named = match &call {
             // A handoff needs to know which sides have a session now: no event tells of one that has just come.
-            Call::AddMount(..) | Call::HandOver(..) => None,
+            // And who follows, which cluster is there.
+            Call::AddMount(..) | Call::HandOver(..) | Call::Follow(..) => None,
             Call::Hold(_, request, _) => Some(request.tree.clone()),
             Call::GiveUp(request, _) => Some(request.tree.clone()),
             _ => return self.do_call(call, now),
@@ -76,7 +77,7 @@ impl Daemon {
     pub(super) fn unpark(&mut self, now: BootTime) {
         let read = self.link.reads;
         // Before the first session this side does not know which cluster it follows.
-        let ready = self.session.is_some();
+        let ready = self.session.is_some() || self.stranger.is_some();
         let (due, wait): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.parked).into_iter().partition(|p| now >= p.until || (ready && p.read <= read));
         self.parked = wait;
@@ -111,6 +112,7 @@ impl Daemon {
             Call::HandOver(request, who) => self.hand_over(request, who, now),
             Call::AddMount(request, answer) => self.add_mount(request, answer),
             Call::RemoveMount(request, answer) => self.remove_mount(request, answer),
+            Call::Follow(request, answer) => self.follow_cluster(&request, answer, now),
             Call::Down(request, who) => {
                 let within = if request.within_ms == 0 { DOWN_LIMIT } else { Duration::from_millis(request.within_ms) };
                 self.begin_down(within, Some(who), now);

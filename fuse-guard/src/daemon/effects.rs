@@ -240,6 +240,7 @@ impl Daemon {
             grant: grant.clone(),
             session,
             cluster,
+            accepted: self.file.accepted.clone(),
             endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
             checks: tree.side.policy.checks.clone(),
             scratch: self.config.state_dir.clone(),
@@ -291,7 +292,9 @@ impl Daemon {
                 // The daemon's word that its gate is shut lets the server wait less: not while a write is in flight (I2 c).
                 if !mount.drain(SHUT_LIMIT) {
                     tracing::error!(tree = %id, %epoch, "writes are in flight still: the server waits its full time");
-                    return keep();
+                    keep();
+                    mount.drop_caches(DROP_LIMIT);
+                    return;
                 }
                 match mount.flush(SHUT_LIMIT) {
                     Ok(_) => lock.iter().for_each(|lock| _ = lock.let_go(lock.turn())),

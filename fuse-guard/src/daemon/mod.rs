@@ -11,6 +11,7 @@
 //! | [`tree`] | one tree as this side has it, pure |
 //! | `effects` | carrying out what it asks for |
 //! | `flushes` | what a flush that was no end of a lease says about it |
+//! | `following` | another cluster at the servers' addresses, and going over to it by the user's word |
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
@@ -24,6 +25,7 @@ mod calls;
 mod clock;
 mod effects;
 mod flushes;
+mod following;
 mod locks;
 mod mounts;
 mod report;
@@ -34,7 +36,7 @@ pub mod state_dir;
 pub mod tree;
 mod unmounts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,6 +136,8 @@ pub struct Daemon {
     link: servers::Link,
     trees: BTreeMap<TreeId, Tree>,
     table: Option<(ClusterStatus, BootTime)>,
+    /// Of another cluster than the one that this side follows, where the servers are of one.
+    stranger: Option<following::Stranger>,
     mail: mpsc::Sender<Msg>,
     mailbox: Option<mpsc::Receiver<Msg>>,
     ending: Option<Ending>,
@@ -216,6 +220,7 @@ impl Daemon {
                 boot: boot.clone(),
                 leases: BTreeMap::new(),
                 written: BTreeMap::new(),
+                accepted: BTreeSet::new(),
             },
         };
         let (mail, mailbox) = mpsc::channel(MAIL_MAX);
@@ -232,6 +237,7 @@ impl Daemon {
             link: servers::Link::default(),
             trees: BTreeMap::new(),
             table: None,
+            stranger: None,
             mail,
             mailbox: Some(mailbox),
             ending: None,

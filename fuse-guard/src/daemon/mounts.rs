@@ -84,6 +84,8 @@ struct Plan {
     /// What the servers know of the name: id and live root.
     known: Option<(TreeId, Option<treelease_client::words::id::RootId>)>,
     cluster: Option<ClusterId>,
+    /// Clusters whose markers count as this one's, by the user's word.
+    accepted: std::collections::BTreeSet<ClusterId>,
     /// The last epochs that were written through mounts.
     written: BTreeMap<TreeId, Epoch>,
     endpoints: Vec<String>,
@@ -209,7 +211,8 @@ impl Plan {
         let tree = self.known.as_ref().map_or(&found.marker.tree, |(id, _)| id);
         let root = self.known.as_ref().and_then(|(_, root)| root.as_ref());
         let expected = Expected { cluster, tree, root };
-        marker::check(found, expected).map_err(|mismatch| marker::mismatch_failure(&self.lower, found, &mismatch))
+        marker::check_following(found, expected, &self.accepted)
+            .map_err(|mismatch| marker::mismatch_failure(&self.lower, found, &mismatch))
     }
 
     /// One process that is stuck on a dead mount (its memory map is locked while it waits) can keep a reader of /proc for ever.
@@ -326,6 +329,7 @@ impl Daemon {
             check_only: request.check_only,
             known,
             cluster: self.file.cluster.clone(),
+            accepted: self.file.accepted.clone(),
             written: self.file.written.clone(),
             endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
             clock: self.clock.clone(),

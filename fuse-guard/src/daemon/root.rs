@@ -37,6 +37,8 @@ pub(super) struct Opening {
     pub grant: Grant,
     pub session: SessionId,
     pub cluster: ClusterId,
+    /// Clusters whose markers count as this one's, by the user's word.
+    pub accepted: BTreeSet<ClusterId>,
     pub endpoints: Vec<String>,
     pub checks: BTreeSet<Check>,
     pub scratch: PathBuf,
@@ -47,8 +49,8 @@ pub(super) struct Opening {
 impl Opening {
     /// Marker, stamp, left-overs, checks. Notes for people, or why the gate must stay shut.
     pub fn see_to_it(&self) -> Result<Vec<String>, Refusal> {
-        self.check_marker()?;
-        self.stamp()?;
+        let marker = self.check_marker()?;
+        self.stamp(&marker)?;
         let mut notes = Vec::new();
         if self.grant.last_end == End::Unclean {
             let found = leftovers::look(self.root.as_fd())
@@ -60,7 +62,8 @@ impl Opening {
         Ok(notes)
     }
 
-    fn check_marker(&self) -> Result<(), Refusal> {
+    /// Of which cluster it is.
+    fn check_marker(&self) -> Result<ClusterId, Refusal> {
         let found = marker::read(self.root.as_fd()).map_err(|e| self.storage(&e))?.ok_or_else(|| {
             Refusal::new(
                 Code::Config,
@@ -69,12 +72,30 @@ impl Opening {
         })?;
         let root = self.grant.root.clone().unwrap_or_else(|| self.marker.root.clone());
         let expected = Expected { cluster: &self.cluster, tree: &self.grant.tree, root: Some(&root) };
-        marker::check(&found, expected).map_err(|mismatch| marker::mismatch_failure(&self.lower, &found, &mismatch).into())
+        marker::check_following(&found, expected, &self.accepted)
+            .map_err(|mismatch| Refusal::from(marker::mismatch_failure(&self.lower, &found, &mismatch)))?;
+        Ok(found.marker.cluster)
     }
 
-    fn stamp(&self) -> Result<(), Refusal> {
+    fn stamp(&self, marker: &ClusterId) -> Result<(), Refusal> {
         let epoch = self.grant.epoch;
         let largest = marker::largest_stamp(self.root.as_fd()).map_err(|e| self.storage(&e))?;
+        // Two clusters may have grown from one: the marker is that one's, and the stamp says whose turn was the last.
+        if *marker != self.cluster
+            && let Some(stamp) = largest.as_ref().and_then(|found| found.stamp.as_ref())
+            && stamp.cluster != self.cluster
+            && !self.accepted.contains(&stamp.cluster)
+        {
+            return Err(Refusal::new(
+                Code::Config,
+                format!(
+                    "{}: its last holder was of cluster {}, and this side follows cluster {}: both have grown from cluster {marker}",
+                    self.lower.display(),
+                    stamp.cluster,
+                    self.cluster
+                ),
+            ));
+        }
         if let Some(found) = largest
             && found.epoch >= epoch
         {

@@ -406,7 +406,7 @@ impl Daemon {
             .or_else(|| self.table.as_ref()?.0.trees.iter().find(|t| t.id == *id).map(|t| t.name.clone()))
     }
 
-    fn session_lost(&mut self, why: &str, now: BootTime) {
+    pub(super) fn session_lost(&mut self, why: &str, now: BootTime) {
         tracing::warn!(why, "the session has ended at the server");
         self.session = None;
         self.file.session = None;
@@ -423,14 +423,13 @@ impl Daemon {
         match result {
             Ok(table) => {
                 if self.cluster().is_some_and(|ours| *ours != table.cluster) {
-                    self.link.trouble = format!(
-                        "the lease server belongs to cluster {}, and this side follows {} (I8)",
-                        table.cluster,
-                        self.cluster().map(ToString::to_string).unwrap_or_default()
-                    );
+                    // Read it was: who waits for a look has an answer.
+                    self.link.reads += 1;
+                    self.met(&table);
                     return;
                 }
                 self.link.reachable = true;
+                self.stranger = None;
                 self.link.reads += 1;
                 if !self.link.watching && self.session.is_some() {
                     self.watch();

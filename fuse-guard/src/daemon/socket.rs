@@ -22,8 +22,8 @@ use treelease_client::words::id::HoldId;
 use treelease_client::words::refusal::Code;
 use treelease_client::words::wire::side_server::{Side, SideServer};
 use treelease_client::words::wire::{
-    AddMountAnswer, AddMountRequest, DownRequest, GiveUpRequest, HandOverRequest, HoldAnswer, HoldRequest, HoldsAnswer,
-    HoldsRequest, Progress, RemoveMountAnswer, RemoveMountRequest, ReportAnswer, ReportRequest,
+    AddMountAnswer, AddMountRequest, DownRequest, FollowAnswer, FollowRequest, GiveUpRequest, HandOverRequest, HoldAnswer,
+    HoldRequest, HoldsAnswer, HoldsRequest, Progress, RemoveMountAnswer, RemoveMountRequest, ReportAnswer, ReportRequest,
 };
 
 /// The most calls that the loop has not seen to yet; more wait at the socket.
@@ -48,6 +48,8 @@ pub enum Call {
     AddMount(AddMountRequest, oneshot::Sender<AddMountAnswer>),
     /// Guard it no more.
     RemoveMount(RemoveMountRequest, oneshot::Sender<RemoveMountAnswer>),
+    /// Follow a restored cluster.
+    Follow(FollowRequest, oneshot::Sender<FollowAnswer>),
     /// End.
     Down(DownRequest, mpsc::Sender<Progress>),
     /// What keeps leases here.
@@ -102,7 +104,7 @@ impl Face {
         answered.await.map(Response::new).map_err(|_| ending())
     }
 
-    async fn follow(&self, call: impl FnOnce(mpsc::Sender<Progress>) -> Call) -> Result<Response<ProgressStream>, Status> {
+    async fn progress(&self, call: impl FnOnce(mpsc::Sender<Progress>) -> Call) -> Result<Response<ProgressStream>, Status> {
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         self.calls.send(call(answers)).await.map_err(|_| ending())?;
         Ok(Response::new(Box::pin(ReceiverStream::new(answered).map(Ok))))
@@ -136,12 +138,12 @@ impl Side for Face {
 
     async fn give_up(&self, request: Request<GiveUpRequest>) -> Result<Response<Self::GiveUpStream>, Status> {
         self.check(&request)?;
-        self.follow(|answers| Call::GiveUp(request.into_inner(), answers)).await
+        self.progress(|answers| Call::GiveUp(request.into_inner(), answers)).await
     }
 
     async fn hand_over(&self, request: Request<HandOverRequest>) -> Result<Response<Self::HandOverStream>, Status> {
         self.check(&request)?;
-        self.follow(|answers| Call::HandOver(request.into_inner(), answers)).await
+        self.progress(|answers| Call::HandOver(request.into_inner(), answers)).await
     }
 
     async fn add_mount(&self, request: Request<AddMountRequest>) -> Result<Response<AddMountAnswer>, Status> {
@@ -154,9 +156,14 @@ impl Side for Face {
         self.ask(|answer| Call::RemoveMount(request.into_inner(), answer)).await
     }
 
+    async fn follow(&self, request: Request<FollowRequest>) -> Result<Response<FollowAnswer>, Status> {
+        self.check(&request)?;
+        self.ask(|answer| Call::Follow(request.into_inner(), answer)).await
+    }
+
     async fn down(&self, request: Request<DownRequest>) -> Result<Response<Self::DownStream>, Status> {
         self.check(&request)?;
-        self.follow(|answers| Call::Down(request.into_inner(), answers)).await
+        self.progress(|answers| Call::Down(request.into_inner(), answers)).await
     }
 
     async fn holds(&self, request: Request<HoldsRequest>) -> Result<Response<HoldsAnswer>, Status> {

@@ -4,7 +4,7 @@
 //! the server knows when the daemon is killed in between, the next start has it. `daemon.lock` is held while the daemon lives,
 //! so holding it on the same boot means that the old process, and every gate of it, is gone (DESIGN 3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -39,6 +39,10 @@ pub struct SessionFile {
     /// The last epoch of each tree that was written through a mount, whatever became of the session since (I6, renames).
     #[serde(default)]
     pub written: BTreeMap<TreeId, Epoch>,
+    /// The clusters from which the one that is followed has grown, by its user's word (`treelease follow`): their markers are
+    /// taken for its own (I8).
+    #[serde(default)]
+    pub accepted: BTreeSet<ClusterId>,
 }
 
 /// What the daemon remembers of a lease: what a restarted one must not do again (DESIGN 3: once a release has left the daemon,
@@ -207,6 +211,7 @@ mod tests {
                 LeaseNote { epoch: Epoch::from_raw(7), mounted: true, let_go: Some(LetGo::Released) },
             )]),
             written: BTreeMap::from([(TreeId::random(), Epoch::from_raw(7))]),
+            accepted: BTreeSet::new(),
         };
         state.save(&file).unwrap();
         assert_eq!(state.session().unwrap(), Some(file));

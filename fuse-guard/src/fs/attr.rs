@@ -2,6 +2,7 @@
 
 use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, StatVfs, Statx, Timestamps, Uid};
 
+use super::caching::Kept;
 use super::caller::Caller;
 use super::error::{Errno, Result};
 use super::inode::{Key, Node, ROOT, TYPE_BITS, stat_fd};
@@ -92,10 +93,11 @@ impl Fs {
     pub fn getattr(&self, id: u64) -> Result<Attributes> {
         let seen = self.gate.standing();
         if StatusDir::has(id) {
-            return Ok(Attributes { attr: self.status.attr(id)?, replaced: true, seen });
+            return Ok(Attributes { attr: self.status.attr(id)?, kept: Kept::Never, seen });
         }
         let node = self.nodes.get(id)?;
-        Ok(Attributes { attr: self.stat(&node, &seen)?, replaced: node.is_replaced(), seen })
+        let attr = self.stat(&node, &seen)?;
+        Ok(Attributes { attr, kept: Kept::with(&node, &attr), seen })
     }
 
     /// chmod, chown, truncate, utimens, in the order in which a later one cannot undo an earlier one.
@@ -134,7 +136,7 @@ impl Fs {
         }
         self.dirty.wrote(&node, 0);
         let attr = Attr::of(&node, &stat_fd(&node.fd, false)?);
-        Ok(Attributes { attr, replaced: node.is_replaced(), seen: *seen })
+        Ok(Attributes { attr, kept: Kept::with(&node, &attr), seen: *seen })
     }
 
     fn truncate(&self, node: &Arc<Node>, fh: Option<u64>, size: u64, seen: &Standing) -> Result<()> {
@@ -171,10 +173,10 @@ impl Fs {
     }
 
     /// The lower inode of a name, where there is one.
-    pub(super) fn key_at(&self, dir: &Node, name: &std::ffi::OsStr) -> Option<(Key, u32)> {
+    pub(super) fn key_at(&self, dir: &Node, name: &std::ffi::OsStr) -> Option<Key> {
         use rustix::fs::{StatxFlags, statx};
-        let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).ok()?;
-        Some((Key::of(&stat), stat.stx_nlink))
+        let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE | StatxFlags::INO).ok()?;
+        Some(Key::of(&stat))
     }
 }
 

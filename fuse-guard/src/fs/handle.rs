@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 
+use super::dir::Listing;
 use super::error::{Result, reason};
 use super::inode::Node;
 use crate::gate::Opened;
@@ -25,8 +26,8 @@ pub struct Handle {
 pub enum Open {
     /// A file.
     File(Handle),
-    /// A directory: its node, and a descriptor whose position belongs to whoever has the lock.
-    Dir(Arc<Node>, Mutex<OwnedFd>),
+    /// A directory: its node, and its listing, which belongs to whoever has the lock.
+    Dir(Arc<Node>, Mutex<Listing>),
     /// A file of the virtual `.treelease/`, as it was when it was opened.
     Status(Vec<u8>),
 }

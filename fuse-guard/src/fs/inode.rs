@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
+use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 
 use super::error::{Result, reason};
@@ -29,6 +30,8 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
 pub const ROOT: u64 = 1;
 /// Ids from here on are ours, not lower inode numbers.
 const OWN_IDS: u64 = 1 << 62;
+/// Lower inode numbers below this are node ids as they are.
+pub(super) const NATURAL_IDS: u64 = 1 << 61;
 /// The file type bits of a mode.
 pub const TYPE_BITS: u32 = 0o170_000;
 /// How many steps up a path is followed when it is written down for people.
@@ -71,6 +74,9 @@ struct Names {
     run: u64,
     /// The last one was found to lead elsewhere, and none has come since.
     moved: bool,
+    /// Those that were found to lead elsewhere in the run `lost_in`: the kernel may still believe them, and must be told.
+    lost: BTreeSet<(u64, OsString)>,
+    lost_in: u64,
 }
 
 /// One file, directory or other thing that the kernel knows.
@@ -101,6 +107,8 @@ pub struct Node {
     written_since: AtomicU64,
     /// Serial under which it was last revalidated, plus one.
     fresh: AtomicU64,
+    /// The kernel may have pages of it that the storage has not taken.
+    spoiled: AtomicBool,
 }
 
 impl Node {
@@ -124,6 +132,14 @@ impl Node {
     pub fn set_fresh(&self, serial: u64) {
         self.fresh.store(serial.wrapping_add(1), Ordering::Release);
     }
+    /// The storage did not take pages that the kernel has of it.
+    pub fn spoil(&self) {
+        self.spoiled.store(true, Ordering::Release);
+    }
+    /// Whether it did not; the kernel is about to drop them.
+    pub fn unspoil(&self) -> bool {
+        self.spoiled.load(Ordering::Acquire) && self.spoiled.swap(false, Ordering::AcqRel)
+    }
     /// A writable handle was opened under this epoch.
     pub fn note_writable(&self, epoch: Epoch) {
         self.written_since.fetch_min(epoch.get(), Ordering::AcqRel);
@@ -139,15 +155,29 @@ impl Node {
         }
         match self.marker.load(Ordering::Relaxed) {
             0 => {
-                let there = rustix::fs::statat(&self.fd, super::MARKER, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-                self.marker.store(if there { 2 } else { 1 }, Ordering::Relaxed);
+                let (there, known) = match rustix::fs::statat(&self.fd, super::MARKER, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => (true, true),
+                    Err(Errno::NOENT) => (false, true),
+                    // Whoever may not look is told nothing of it; the next one may.
+                    Err(Errno::ACCESS | Errno::PERM) => (false, false),
+                    // Nobody knows: no mutation, and nothing is kept, until somebody does.
+                    Err(_) => (true, false),
+                };
+                if known {
+                    self.marker.store(if there { 2 } else { 1 }, Ordering::Relaxed);
+                }
                 there
             }
             n => n == 2,
         }
     }
-    /// The names by which the kernel may know it: parent and name.
+    /// The names by which the kernel may know it, parent and name, those too that were found to lead elsewhere: for telling it.
     pub fn names(&self) -> Vec<(u64, OsString)> {
+        let names = lock(&self.names);
+        names.known.union(&names.lost).cloned().collect()
+    }
+    /// The names that lead to it, as far as is known.
+    pub fn known_names(&self) -> Vec<(u64, OsString)> {
         lock(&self.names).known.iter().cloned().collect()
     }
     /// Whether the kernel may know it by another name than this one.
@@ -172,11 +202,17 @@ impl Node {
     pub fn drop_name(&self, parent: u64, name: &OsStr) {
         lock(&self.names).known.remove(&(parent, name.to_owned()));
     }
-    /// This name leads elsewhere.
-    pub fn lose_name(&self, parent: u64, name: &OsStr) {
+    /// This name leads elsewhere, as was found in the run `run`. What was lost in an earlier one the kernel has been told.
+    pub fn lose_name(&self, parent: u64, name: &OsStr, run: u64) {
         let mut names = lock(&self.names);
-        names.known.remove(&(parent, name.to_owned()));
+        let name = (parent, name.to_owned());
+        names.known.remove(&name);
         names.moved = names.known.is_empty();
+        if names.lost_in != run {
+            names.lost_in = run;
+            names.lost.clear();
+        }
+        names.lost.insert(name);
     }
     /// Whether all its names lead elsewhere.
     pub fn is_moved(&self) -> bool {
@@ -239,6 +275,7 @@ impl Nodes {
             replaced: AtomicBool::new(false),
             written_since: AtomicU64::new(u64::MAX),
             fresh: AtomicU64::new(0),
+            spoiled: AtomicBool::new(false),
         });
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
         table.by_id.insert(ROOT, node.clone());
@@ -294,7 +331,7 @@ impl Nodes {
             node.add_name(dir.id, name, run);
             return node;
         }
-        let natural = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < OWN_IDS;
+        let natural = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < NATURAL_IDS;
         let id = if natural && !table.by_id.contains_key(&key.ino) {
             key.ino
         } else {
@@ -312,16 +349,31 @@ impl Nodes {
             writable: Mutex::default(),
             dirty_in: AtomicU64::new(0),
             lookups: AtomicU64::new(1),
-            names: Mutex::new(Names { known: BTreeSet::from([(dir.id, name.to_owned())]), run, moved: false }),
+            names: Mutex::new(Names { known: BTreeSet::from([(dir.id, name.to_owned())]), run, ..Names::default() }),
             below_foreign,
             marker: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
             written_since: AtomicU64::new(u64::MAX),
             fresh: AtomicU64::new(0),
+            spoiled: AtomicBool::new(false),
         });
         table.by_id.insert(id, node.clone());
         table.by_key.insert(key, id);
         node
+    }
+
+    /// As [`Nodes::enter`], of a node that the kernel knows already; None: it does not.
+    pub fn enter_known(&self, stat: &Statx, dir: &Node, name: &OsStr, run: u64) -> Option<Arc<Node>> {
+        let kind = u32::from(stat.stx_mode) & TYPE_BITS;
+        let node = {
+            // The count moves under the table's lock: a forget that takes the node away comes before or after.
+            let table = self.read();
+            let node = table.by_key.get(&Key::of(stat)).and_then(|id| table.by_id.get(id)).filter(|node| node.kind == kind)?;
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            node.clone()
+        };
+        node.add_name(dir.id, name, run);
+        Some(node)
     }
 
     /// The kernel has forgotten `n` lookups. Some(node) if that was the last.

@@ -11,7 +11,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::caller::Caller;
 use super::error::{Errno, Result, reason};
@@ -85,18 +85,17 @@ impl Fs {
         }
         let asked = OFlags::from_bits_retain(flags as u32);
         let lower = lower_flags(asked);
-        let fd = {
-            let _acting = self.act(who)?;
-            match opens_for_writing(flags) {
-                false if !seen.holds(self.gate.now()) => {
-                    reopen(&node.fd, lower | OFlags::NOATIME).or_else(|_| reopen(&node.fd, lower))?
+        // To the end: a second descriptor for pages is opened as the caller too.
+        let _acting = self.act(who)?;
+        let fd = match opens_for_writing(flags) {
+            false if !seen.holds(self.gate.now()) => {
+                reopen(&node.fd, lower | OFlags::NOATIME).or_else(|_| reopen(&node.fd, lower))?
+            }
+            writes => {
+                if writes {
+                    self.still_in_time(seen)?;
                 }
-                writes => {
-                    if writes {
-                        self.still_in_time(seen)?;
-                    }
-                    reopen(&node.fd, lower)?
-                }
+                reopen(&node.fd, lower)?
             }
         };
         if asked.contains(OFlags::TRUNC) {
@@ -173,6 +172,7 @@ impl Fs {
             other => other,
         };
         if let Err(why) = written {
+            node.spoil();
             tracing::warn!(path = self.nodes.path_of(&node), %why, "mapped pages could not be written: msync and fsync say so");
         }
         written
@@ -204,12 +204,22 @@ impl Fs {
                 let result = if data_only { rustix::fs::fdatasync(&*file.fd) } else { rustix::fs::fsync(&*file.fd) };
                 self.confirmed(&file.node, result)
             }
-            Open::Dir(node, fd) => {
-                let result = rustix::fs::fsync(&*lock(fd));
+            Open::Dir(node, listing) => {
+                let result = rustix::fs::fsync(&lock(listing).fd);
                 self.confirmed(node, result)
             }
             Open::Status(_) => Ok(()),
         }
+    }
+
+    /// fsync(2) of a directory that the kernel has opened by itself.
+    pub fn fsync_dir(&self, who: Caller, id: u64) -> Result<()> {
+        if StatusDir::has(id) {
+            return Ok(());
+        }
+        let (node, fd) = self.dir_unopened(who, id)?;
+        let result = rustix::fs::fsync(&fd);
+        self.confirmed(&node, result)
     }
 
     /// fallocate(2).
@@ -237,8 +247,8 @@ impl Fs {
         rustix::fs::seek(&*open.file()?.fd, seek)
     }
 
-    /// copy_file_range(2), at most [`COPY_MAX`] bytes.
-    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
+    /// copy_file_range(2), at most [`COPY_MAX`] bytes. As the caller, who may not keep set-user-id bits.
+    pub fn copy_range(&self, who: Caller, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
         let (source, target) = (source.file()?, target.file()?);
         if target.node.is_replaced() {
@@ -246,23 +256,33 @@ impl Fs {
         }
         let (mut off_in, mut off_out) = (from.1, to.1);
         let len = usize::try_from(len.min(COPY_MAX)).map_err(|_| Errno::INVAL)?;
+        let _acting = self.act(who)?;
         let n = rustix::fs::copy_file_range(&*source.fd, Some(&mut off_in), &*target.fd, Some(&mut off_out), len)?;
         self.dirty.wrote(&target.node, n as u64);
         Ok(n)
     }
 
-    /// ioctl(2): the file's flags, and nothing else.
-    pub fn ioctl(&self, who: Caller, fh: u64, cmd: u32, input: &[u8]) -> Result<Vec<u8>> {
-        let open = self.handles.get(fh)?;
-        let (raw, node) = match &*open {
-            Open::File(file) => (file.fd.as_raw_fd(), &file.node),
-            Open::Dir(node, fd) => (lock(fd).as_raw_fd(), node),
-            Open::Status(_) => return Err(Errno::NOTTY),
+    /// ioctl(2): the file's flags, and nothing else. `fh` is 0 for a directory that the kernel has opened by itself.
+    pub fn ioctl(&self, who: Caller, (id, fh): (u64, u64), cmd: u32, input: &[u8]) -> Result<Vec<u8>> {
+        if StatusDir::has(id) {
+            return Err(Errno::NOTTY);
+        }
+        let (open, unopened);
+        let (raw, node) = if fh == 0 {
+            unopened = self.dir_unopened(who, id)?;
+            (unopened.1.as_raw_fd(), &unopened.0)
+        } else {
+            open = self.handles.get(fh)?;
+            match &*open {
+                Open::File(file) => (file.fd.as_raw_fd(), &file.node),
+                Open::Dir(node, listing) => (lock(listing).fd.as_raw_fd(), node),
+                Open::Status(_) => return Err(Errno::NOTTY),
+            }
         };
         let mut flags: libc::c_int = 0;
         match cmd {
             GETFLAGS => {
-                // SAFETY: `raw` is open as long as `open` lives; the kernel writes one int to a live int.
+                // SAFETY: `raw` is open as long as `open` or `unopened` lives; the kernel writes one int to a live int.
                 if unsafe { libc::ioctl(raw, libc::Ioctl::from(GETFLAGS), &mut flags) } != 0 {
                     return Err(last_errno());
                 }
@@ -283,23 +303,6 @@ impl Fs {
             }
             _ => Err(Errno::NOTTY),
         }
-    }
-
-    /// opendir(3).
-    pub fn opendir(&self, who: Caller, id: u64) -> Result<u64> {
-        let seen = self.gate.standing();
-        if StatusDir::has(id) {
-            return Ok(self.handles.add(Open::Status(Vec::new())));
-        }
-        let node = self.nodes.get(id)?;
-        self.freshen(&node, &seen)?;
-        self.settle(who, &node, &seen)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let _acting = self.act(who)?;
-        let quiet = if seen.holds(self.gate.now()) { OFlags::empty() } else { OFlags::NOATIME };
-        let open = |flags| rustix::fs::openat(&node.fd, ".", flags, Mode::empty());
-        let fd = open(flags | quiet).or_else(|_| open(flags))?;
-        Ok(self.handles.add(Open::Dir(node.clone(), std::sync::Mutex::new(fd))))
     }
 }
 

@@ -9,15 +9,18 @@
 //!   two exceptions that belong to a file, not to the standing: another tree's directory (EROFS), a replaced node (ESTALE, I6).
 //! - Nothing is answered from what was known under another serial: the first touch in a new one asks the storage itself
 //!   (`statx` with `AT_STATX_FORCE_SYNC`: complete on NFS); who does not hold the lease asks every time.
-//! - Every answer carries the standing under which it was computed, and [`Fs::ttl`] is zero if that is no longer the present one.
+//! - Every answer carries the standing under which it was computed, and nobody keeps it ([`caching`]) if that is no longer the
+//!   present one.
 //! - Marker and stamps are not there: not listed, ENOENT by name, EPERM to create.
 //!
 //! # Does not know
 //!
 //! FUSE's replies; the server; why this side may write.
 
+pub mod absent;
 pub mod attr;
 pub mod authors;
+pub mod caching;
 pub mod caller;
 pub mod dir;
 pub mod dirty;
@@ -34,16 +37,21 @@ pub mod xattr;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode as Bits, OFlags};
+use rustix::mount::OpenTreeFlags;
+use rustix::path::DecInt;
 use treelease_client::words::policy::Mode;
 
-use crate::gate::{Gate, Opened, Right, Standing, in_time};
+use crate::gate::{Gate, Opened, Standing, in_time};
 use crate::sync::Arc;
+use absent::Absent;
 use attr::Attr;
 use authors::Authors;
+use caching::Kept;
 use caller::{ActingAs, Caller, Callers};
+use dir::Listings;
 use dirty::{Dirty, Unfinished};
 use error::{Errno, Result, reason};
 use faults::Faults;
@@ -54,10 +62,6 @@ use writers::Writers;
 
 /// The marker's name; a directory that has one of its own belongs to another tree.
 pub const MARKER: &str = ".treelease-tree";
-/// The longest that the holder's answers are kept by the kernel.
-const HOLDER_TTL: Duration = Duration::from_secs(1);
-/// How long answers are kept without the lease.
-const READER_TTL: Duration = Duration::from_millis(500);
 
 /// One guarded tree.
 pub struct Fs {
@@ -77,9 +81,12 @@ pub struct Fs {
     pub writers: Writers,
     /// The virtual `.treelease/`.
     pub status: StatusDir,
+    /// Names that the kernel was told are not there.
+    pub absent: Absent,
     /// Rules that a control has switched off.
     pub faults: Faults,
     callers: Callers,
+    listings: Listings,
     /// Whether the lower files may change without this kernel.
     network: bool,
 }
@@ -98,15 +105,34 @@ pub struct Entry {
 pub struct Attributes {
     /// They.
     pub attr: Attr,
-    /// Whether the node was replaced: then they are kept by nobody.
-    pub replaced: bool,
+    /// What the kernel may do with them.
+    pub kept: Kept,
     /// The standing at the answer's start.
     pub seen: Standing,
 }
 
 /// Opens what an `O_PATH` descriptor stands for. Only for files and directories: opening a FIFO would wait.
 pub fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd> {
-    rustix::fs::open(proc_path(fd), (flags | OFlags::CLOEXEC) - OFlags::NOFOLLOW, Bits::empty())
+    let flags = (flags | OFlags::CLOEXEC) - OFlags::NOFOLLOW;
+    match own_descriptors() {
+        // Two names fewer to walk than by the whole path.
+        Some(own) => rustix::fs::openat(own, DecInt::new(fd.as_raw_fd()), flags, Bits::empty()),
+        None => rustix::fs::open(proc_path(fd), flags, Bits::empty()),
+    }
+}
+
+/// An `O_PATH` descriptor of what another descriptor stands for.
+pub(crate) fn path_only(fd: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    // Kernels before 5.2 and some containers do not let us.
+    rustix::mount::open_tree(fd, "", flags).or_else(|_| reopen(fd, OFlags::PATH))
+}
+
+/// This process's descriptors by their numbers, as /proc has them; None where that cannot be opened.
+fn own_descriptors() -> Option<&'static OwnedFd> {
+    static OWN: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let open = || rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Bits::empty()).ok();
+    OWN.get_or_init(open).as_ref()
 }
 
 /// A path that leads to what the descriptor stands for, for calls that take no descriptor. Follows no symlink of the tree.
@@ -146,8 +172,10 @@ impl Fs {
             authors: Authors::default(),
             writers: Writers::default(),
             status: StatusDir::default(),
+            absent: Absent::default(),
             faults: Faults::default(),
             callers: Callers::new(),
+            listings: Listings::default(),
         })
     }
 
@@ -159,20 +187,6 @@ impl Fs {
     /// Acts as the caller until the value is dropped.
     pub(crate) fn act(&self, caller: Caller) -> Result<ActingAs<'_>> {
         self.callers.act(caller, self.gate.now())
-    }
-
-    /// How long the kernel may keep an answer that was computed under `seen`.
-    pub fn ttl(&self, seen: &Standing, replaced: bool) -> Duration {
-        let now = self.gate.now();
-        let present = self.gate.standing();
-        if replaced || present.serial != seen.serial {
-            return Duration::ZERO;
-        }
-        match present.right {
-            Right::Write { until } | Right::Resting { until } if in_time(until, now) => HOLDER_TTL.min(until.since(now)),
-            Right::Write { .. } | Right::Resting { .. } | Right::Read => READER_TTL,
-            Right::Opening { .. } | Right::Closing { .. } => Duration::ZERO,
-        }
     }
 
     /// Refusals that belong to the file and not to the standing, told before anything waits for the lease.
@@ -193,7 +207,7 @@ impl Fs {
 
     /// Whether this standing is the holder's, so that what was revalidated under it may be believed.
     fn believes(&self, node: &Node, seen: &Standing) -> bool {
-        seen.holds(self.gate.now()) && node.is_fresh(seen.serial)
+        node.is_fresh(seen.serial) && seen.caches(self.gate.now()) && !node.is_foreign()
     }
 
     /// Revalidates a directory or file at the storage, where that was not done under this standing.

@@ -3,17 +3,18 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags, statx};
 
 use super::attr::Attr;
 use super::caller::{Caller, own_mask};
 use super::error::{Errno, Result, reason};
 use super::inode::{Key, Node, ROOT, stat_fd};
 use super::status_dir::{self, StatusDir};
-use super::{Entry, Fs, is_hidden, proc_path, reopen};
+use super::{Entry, Fs, is_hidden, path_only, proc_path};
 use crate::gate::Standing;
 use crate::sync::Arc;
 
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What mknod makes, and with which permissions.
@@ -25,6 +26,12 @@ pub struct Making {
     pub umask: u32,
     /// Of a device.
     pub rdev: u32,
+}
+
+/// The permissions of what is made in a directory: its default access control list takes the place of the caller's umask.
+fn mode_in(dir: &Node, making: Making) -> u32 {
+    let listed = rustix::fs::getxattr_query(proc_path(&dir.fd), DEFAULT_ACL).is_ok_and(|size| size > 0);
+    (if listed { making.mode } else { making.mode & !making.umask }) & 0o7777
 }
 
 impl Fs {
@@ -43,13 +50,31 @@ impl Fs {
 
     /// Finds a name below a directory that is fresh, and counts the lookup.
     pub(super) fn find(&self, dir: &Arc<Node>, name: &OsStr, seen: &Standing) -> Result<Entry> {
+        if let Some(entry) = self.find_known(dir, name, seen)? {
+            self.unfinished.seen(dir, name);
+            return Ok(entry);
+        }
         let fd = rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())?;
         self.unfinished.seen(dir, name);
         self.enter(fd, dir, name, seen)
     }
 
+    /// The same with one call to below, for the holder, of a node that was revalidated under this standing already.
+    fn find_known(&self, dir: &Arc<Node>, name: &OsStr, seen: &Standing) -> Result<Option<Entry>> {
+        if !seen.caches(self.gate.now()) {
+            return Ok(None);
+        }
+        let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        let Some(node) = self.nodes.by_key(Key::of(&stat)).filter(|node| self.believes(node, seen)) else { return Ok(None) };
+        let run = self.run_of(seen);
+        self.settle_other_names(node.key, dir, name, run);
+        // None: the kernel has forgotten it meanwhile, or it was replaced just now.
+        let known = self.nodes.enter_known(&stat, dir, name, run);
+        Ok(known.map(|node| Entry { attr: Attr::of(&node, &stat), node, seen: *seen }))
+    }
+
     fn enter(&self, fd: OwnedFd, dir: &Arc<Node>, name: &OsStr, seen: &Standing) -> Result<Entry> {
-        let holds = seen.holds(self.gate.now());
+        let holds = seen.caches(self.gate.now());
         let mut stat = stat_fd(&fd, !holds)?;
         if self.network && !self.believes_key(&stat, seen) {
             // The server may have given the number of a removed file to a new one: the node that we know is not this file then.
@@ -60,7 +85,7 @@ impl Fs {
         let node = self.nodes.enter(fd, &stat, dir, name, run);
         if !holds {
             node.set_fresh(seen.serial);
-        } else if !node.is_fresh(seen.serial) {
+        } else if !self.believes(&node, seen) {
             match stat_fd(&node.fd, true) {
                 Ok(fresh) => stat = fresh,
                 Err(why) => {
@@ -107,7 +132,7 @@ impl Fs {
     pub fn mkdir(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let (mode, mask) = (mode_in(&dir, making), own_mask());
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
@@ -120,7 +145,7 @@ impl Fs {
     pub fn mknod(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let (mode, mask) = (mode_in(&dir, making), own_mask());
         let major = (making.rdev >> 8) & 0xfff;
         let minor = (making.rdev & 0xff) | ((making.rdev >> 12) & 0xfff00);
         let kind = FileType::from_raw_mode(making.mode);
@@ -178,7 +203,7 @@ impl Fs {
             return Err(reason::HIDDEN);
         }
         let dir = self.dir_to_change(who, parent, seen)?;
-        let victim = self.key_at(&dir, name).and_then(|(key, _)| self.nodes.by_key(key));
+        let victim = self.key_at(&dir, name).and_then(|key| self.nodes.by_key(key));
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::unlinkat(&dir.fd, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
@@ -205,18 +230,12 @@ impl Fs {
         self.new_name(to.0, to.1)?;
         let (old, new) = (self.dir_to_change(who, from.0, seen)?, self.dir_to_change(who, to.0, seen)?);
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        if let Some((key, _)) = self.key_at(&old, from.1) {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        // The kernel has locked both directories: these stay what they are.
+        let (source, target) = (self.key_at(&old, from.1), self.key_at(&new, to.1));
+        for key in source.into_iter().chain(target.filter(|_| exchange)) {
             self.not_of_an_earlier_run(who, key, seen)?;
         }
-        if flags.contains(RenameFlags::EXCHANGE)
-            && let Some((key, _)) = self.key_at(&new, to.1)
-        {
-            self.not_of_an_earlier_run(who, key, seen)?;
-        }
-        let replaced = match flags.contains(RenameFlags::EXCHANGE) {
-            false => self.key_at(&new, to.1).and_then(|(key, _)| self.nodes.by_key(key)),
-            true => None,
-        };
         {
             let _acting = self.act(who)?;
             self.still_in_time(seen)?;
@@ -230,19 +249,19 @@ impl Fs {
         self.unfinished.seen(&new, to.1);
         // The kernel moves its own entries without asking: so the names are moved here too.
         let run = self.run_of(seen);
-        if let Some(replaced) = replaced {
-            replaced.drop_name(new.id, to.1);
+        let node = |key: Option<Key>| key.and_then(|key| self.nodes.by_key(key));
+        if let Some(target) = node(target) {
+            target.drop_name(new.id, to.1);
+            if exchange {
+                target.add_name(old.id, from.1, run);
+            }
         }
-        if let Some(moved) = self.key_at(&new, to.1).and_then(|(key, _)| self.nodes.by_key(key)) {
+        if let Some(moved) = node(source) {
             moved.drop_name(old.id, from.1);
             moved.add_name(new.id, to.1, run);
         }
-        if flags.contains(RenameFlags::EXCHANGE) {
+        if exchange {
             self.unfinished.seen(&old, from.1);
-            if let Some(moved) = self.key_at(&old, from.1).and_then(|(key, _)| self.nodes.by_key(key)) {
-                moved.drop_name(new.id, to.1);
-                moved.add_name(old.id, from.1, run);
-            }
         }
         Ok(())
     }
@@ -274,7 +293,7 @@ impl Fs {
         }
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (making.mode & !making.umask & 0o7777, own_mask());
+        let (mode, mask) = (mode_in(&dir, making), own_mask());
         let asked = OFlags::from_bits_retain(flags as u32);
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
@@ -286,7 +305,7 @@ impl Fs {
                     rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
                 }
                 self.unfinished.seen(&dir, name);
-                let entry = self.enter(reopen(&fd, OFlags::PATH)?, &dir, name, seen)?;
+                let entry = self.enter(path_only(&fd)?, &dir, name, seen)?;
                 self.dirty.wrote(&entry.node, 0);
                 self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
                 let fh = self.add_handle(&entry.node, fd, asked, seen)?;

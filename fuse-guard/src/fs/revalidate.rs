@@ -80,7 +80,7 @@ impl Fs {
             return Ok(());
         }
         let mut elsewhere = false;
-        let mut names = node.names();
+        let mut names = node.known_names();
         loop {
             for (parent, name) in &names {
                 let Ok(dir) = self.nodes.get(*parent) else {
@@ -95,7 +95,7 @@ impl Fs {
                 if dir.is_moved() {
                     // No path that the kernel knows leads through it any more.
                     elsewhere = true;
-                    node.lose_name(*parent, name);
+                    node.lose_name(*parent, name, run);
                     continue;
                 }
                 let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
@@ -105,7 +105,7 @@ impl Fs {
                     Err(Errno::ACCESS | Errno::PERM) => {}
                     Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {
                         elsewhere = true;
-                        node.lose_name(*parent, name);
+                        node.lose_name(*parent, name, run);
                     }
                     Err(why) => return Err(why),
                 }
@@ -113,7 +113,7 @@ impl Fs {
             if node.set_named(&names, run) {
                 break;
             }
-            names = node.names();
+            names = node.known_names();
         }
         if !elsewhere {
             return Ok(());

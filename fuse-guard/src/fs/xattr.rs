@@ -39,6 +39,7 @@ impl Fs {
         let node = self.changeable(id)?;
         self.settle_to_change(who, &node, seen)?;
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         rustix::fs::setxattr(proc_path(&node.fd), name, value, XattrFlags::from_bits_retain(flags as u32))
     }
 
@@ -47,6 +48,7 @@ impl Fs {
         let node = self.changeable(id)?;
         self.settle_to_change(who, &node, seen)?;
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         rustix::fs::removexattr(proc_path(&node.fd), name)
     }
 }

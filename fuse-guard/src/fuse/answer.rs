@@ -10,8 +10,10 @@ use fuser::{
 };
 
 use crate::fs::attr::Attr;
+use crate::fs::caching::{Keeping, Kept};
 use crate::fs::error::{Errno, Result};
 use crate::fs::{Attributes, Entry, Fs};
+use crate::gate::Standing;
 
 /// A reply that knows what it carries.
 pub(super) trait Answer: Send + 'static {
@@ -113,7 +115,7 @@ impl Answer for ReplyEntry {
     fn send(self, fs: &Fs, result: Result<Entry>) {
         match result {
             Ok(entry) => {
-                let ttl = fs.ttl(&entry.seen, entry.node.is_replaced());
+                let ttl = fs.ttl(&entry.seen, Kept::with(&entry.node, &entry.attr));
                 self.entry(&ttl, &file_attr(&entry.attr, entry.node.id), Generation(entry.node.generation));
             }
             Err(why) => self.error(errno(why)),
@@ -125,21 +127,27 @@ impl Answer for ReplyAttr {
     type Value = Attributes;
     fn send(self, fs: &Fs, result: Result<Attributes>) {
         match result {
-            Ok(a) => self.attr(&fs.ttl(&a.seen, a.replaced), &file_attr(&a.attr, a.attr.ino)),
+            Ok(a) => self.attr(&fs.ttl(&a.seen, a.kept), &file_attr(&a.attr, a.attr.ino)),
             Err(why) => self.error(errno(why)),
         }
     }
 }
 
+/// How the kernel is told what becomes of a file that is opened now.
+fn flags(keeping: Keeping) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, keeping.pages);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, keeping.quiet_close);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, keeping.nothing);
+    flags
+}
+
 impl Answer for ReplyOpen {
-    type Value = u64;
-    fn send(self, fs: &Fs, result: Result<u64>) {
+    /// The handle, and the standing under which it was opened.
+    type Value = (u64, Standing);
+    fn send(self, fs: &Fs, result: Result<(u64, Standing)>) {
         match result {
-            // The virtual files are read as they are now, whatever size the kernel believes.
-            Ok(fh) if matches!(fs.handles.get(fh).as_deref(), Ok(crate::fs::handle::Open::Status(_))) => {
-                self.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO);
-            }
-            Ok(fh) => self.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok((fh, seen)) => self.opened(FileHandle(fh), flags(fs.keeping(fh, &seen))),
             Err(why) => self.error(errno(why)),
         }
     }
@@ -150,9 +158,10 @@ impl Answer for ReplyCreate {
     fn send(self, fs: &Fs, result: Result<(Entry, u64)>) {
         match result {
             Ok((entry, fh)) => {
-                let ttl = fs.ttl(&entry.seen, entry.node.is_replaced());
+                let ttl = fs.ttl(&entry.seen, Kept::with(&entry.node, &entry.attr));
                 let attr = file_attr(&entry.attr, entry.node.id);
-                self.created(&ttl, &attr, Generation(entry.node.generation), FileHandle(fh), FopenFlags::empty());
+                let generation = Generation(entry.node.generation);
+                self.created(&ttl, &attr, generation, FileHandle(fh), flags(fs.keeping(fh, &entry.seen)));
             }
             Err(why) => self.error(errno(why)),
         }

@@ -78,6 +78,10 @@ impl Call {
 
     pub(super) fn refuse<A: Answer>(&self, why: Errno, reply: A) {
         self.report(why, true);
+        if self.op.page_cache() {
+            // The kernel believes that its page is written: the next open drops it.
+            self.shared.fs.nodes.get(self.on).iter().for_each(|node| node.spoil());
+        }
         reply.send(&self.shared.fs, Err(why));
     }
 

@@ -33,7 +33,7 @@ impl Shared {
 
     /// The same for a file by any of its names.
     pub(super) fn opens_to_undo_a_turn(&self, thread: u32, id: u64) -> bool {
-        let names = self.fs.nodes.get(id).map(|node| node.names()).unwrap_or_default();
+        let names = self.fs.nodes.get(id).map(|node| node.known_names()).unwrap_or_default();
         names.iter().any(|(parent, name)| self.undoes_a_turn(thread, *parent, name))
     }
 

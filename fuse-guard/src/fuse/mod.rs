@@ -7,11 +7,14 @@
 mod answer;
 mod beneath;
 mod call;
+mod counts;
 mod journals;
+mod keeper;
 mod locks;
 mod mount;
 mod mounting;
 mod notify;
+mod shared;
 
 pub use beneath::below_dead;
 pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead, lies_dead};
@@ -28,47 +31,24 @@ use fuser::{
 };
 
 use crate::fs::attr::{Changes, SetTime};
+use crate::fs::caching::Kept;
 use crate::fs::caller::Caller;
 use crate::fs::error::{Result, reason};
 use crate::fs::inode::ROOT;
 use crate::fs::names::Making;
 use crate::fs::status_dir::{self, StatusDir};
 use crate::fs::{Entry, Fs, io};
-use crate::gate::{Admission, Hooks, Op};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::gate::{Admission, Op};
+use crate::sync::{Arc, Ordering};
 use answer::{Answer, errno, file_attr, file_type};
 use call::Call;
+use counts::Kind;
+pub(crate) use shared::Shared;
 
 /// The largest write that the kernel is asked to send at once: its own limit for one request.
 const MAX_WRITE: u32 = 1 << 20;
-
-/// What the face, the carriers and the mount share.
-pub(crate) struct Shared {
-    pub(crate) fs: Fs,
-    pub(crate) hooks: Arc<dyn Hooks>,
-    /// Whether the kernel can let names expire without unhashing them.
-    pub(crate) expire_only: AtomicBool,
-    /// The mount's device, as /proc/locks names it; set once it is mounted.
-    pub(crate) device: std::sync::OnceLock<(u32, u32)>,
-}
-
-impl Shared {
-    /// Who holds an exclusive lock on this file through a node of an earlier run (I6): it believes that it is alone.
-    fn locked_in_an_earlier_run(&self, id: u64) -> Option<String> {
-        let node = self.fs.nodes.get(id).ok().filter(|_| !self.fs.faults.no_lock_check)?;
-        let replaced = self.fs.nodes.replaced_of(node.key);
-        if replaced.is_empty() {
-            return None;
-        }
-        let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-        let held = locks::exclusive(&text, *self.device.get()?);
-        let held = held.into_iter().find(|lock| replaced.iter().any(|old| old.id == lock.ino && old.id != id))?;
-        Some(match u32::try_from(held.pid) {
-            Ok(pid) => format!("{} (pid {pid})", crate::fs::writers::command_of(pid)),
-            Err(_) => "an open file description".into(),
-        })
-    }
-}
+/// Requests that nobody waits for (reading ahead, writing back) at the same time; the kernel's own default is 12.
+const BACKGROUND: u16 = 64;
 
 /// fuser's view of a mount.
 pub(crate) struct Face(pub(crate) Arc<Shared>);
@@ -80,6 +60,10 @@ fn caller(req: &Request) -> Caller {
 impl Face {
     fn fs(&self) -> &Fs {
         &self.0.fs
+    }
+
+    fn count(&self, kind: Kind) {
+        self.0.requests.count(kind);
     }
 
     fn call(&self, req: &Request, op: Op, on: INodeNo) -> Call {
@@ -139,25 +123,45 @@ impl Filesystem for Face {
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_HAS_IOCTL_DIR,
+            // A symlink never changes; what its name leads to is asked as every name is.
+            InitFlags::FUSE_CACHE_SYMLINKS,
         ] {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel lacks it");
             }
         }
+        // By the mode alone the kernel would refuse whom an access control list lets in, and let in whom it refuses. On a mount for
+        // one user the storage judges, as that user.
+        if self.0.kernel_permits && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
+            tracing::debug!("the kernel knows no access control lists here");
+        }
         let expire = config.add_capabilities(InitFlags::FUSE_HAS_EXPIRE_ONLY).is_ok();
         self.0.expire_only.store(expire, Ordering::Relaxed);
+        // Only where it checks permissions by itself: nobody asks us then whether a directory may be read.
+        let unopened = config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT) && self.0.kernel_permits;
+        self.0.unopened.store(unopened, Ordering::Relaxed);
         let _nearest = config.set_max_write(MAX_WRITE);
+        let _nearest = config.set_max_background(BACKGROUND);
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Kind::Lookup);
         if parent.0 == ROOT && name == status_dir::NAME {
             return self.status_entry(Ok(StatusDir::ID), reply);
         }
         if StatusDir::has(parent.0) {
             return self.status_entry(self.fs().status.find(name), reply);
         }
-        reply.send(self.fs(), self.fs().lookup(caller(req), parent.0, name));
+        let seen = self.fs().gate.standing();
+        match self.fs().lookup(caller(req), parent.0, name) {
+            Err(crate::fs::error::Errno::NOENT) => match self.fs().absent_for(parent.0, name, &seen) {
+                // No node: the kernel may believe for so long that the name is not there.
+                Some(ttl) => reply.entry(&ttl, &answer::bare_attr(0, 0), fuser::Generation(0)),
+                None => reply.error(fuser::Errno::ENOENT),
+            },
+            found => reply.send(self.fs(), found),
+        }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -165,6 +169,7 @@ impl Filesystem for Face {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.count(Kind::Getattr);
         reply.send(self.fs(), self.fs().getattr(ino.0));
     }
 
@@ -186,6 +191,7 @@ impl Filesystem for Face {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.count(Kind::Setattr);
         let op = if size.is_some() { Op::Truncate } else { Op::Setattr };
         let mut call = self.call(req, op, ino);
         call.handle = fh.and_then(|fh| self.fs().opened_under(fh.0));
@@ -194,32 +200,38 @@ impl Filesystem for Face {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.count(Kind::Readlink);
         reply.send(self.fs(), self.fs().readlink(caller(req), ino.0));
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        self.count(Kind::Mknod);
         let (call, name) = self.named(req, Op::Mknod, parent, name);
         let making = Making { mode, umask, rdev };
         call.start(reply, move |fs, who, seen| fs.mknod(who, seen, parent.0, &name, making));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.count(Kind::Mkdir);
         let (call, name) = self.named(req, Op::Mkdir, parent, name);
         let making = Making { mode, umask, rdev: 0 };
         call.start(reply, move |fs, who, seen| fs.mkdir(who, seen, parent.0, &name, making));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Unlink);
         let (call, name) = self.named(req, Op::Unlink, parent, name);
         call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, false));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Rmdir);
         let (call, name) = self.named(req, Op::Rmdir, parent, name);
         call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, true));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.count(Kind::Symlink);
         let (call, name) = self.named(req, Op::Symlink, parent, link_name);
         let target = target.as_os_str().to_owned();
         call.start(reply, move |fs, who, seen| fs.symlink(who, seen, parent.0, &name, &target));
@@ -235,20 +247,23 @@ impl Filesystem for Face {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Rename);
         let (call, name) = self.named(req, Op::Rename, parent, name);
         let newname = newname.to_owned();
         call.start(reply, move |fs, who, seen| fs.rename(who, seen, (parent.0, &name), (newparent.0, &newname), flags.bits()));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.count(Kind::Link);
         let (call, name) = self.named(req, Op::Link, newparent, newname);
         call.start(reply, move |fs, who, seen| fs.link(who, seen, ino.0, newparent.0, &name));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Kind::Open);
         if !io::opens_for_writing(flags.0) {
             let seen = self.fs().gate.standing();
-            return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0));
+            return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0).map(|fh| (fh, seen)));
         }
         let call = self.call(req, Op::OpenWrite, ino);
         let call = if flags.0 & nix::libc::O_TRUNC != 0 { Call { op: Op::Truncate, ..call } } else { call };
@@ -263,11 +278,12 @@ impl Filesystem for Face {
             if shared.opens_to_undo_a_turn(who.pid, ino.0) {
                 return Err(reason::STALE);
             }
-            fs.open(who, seen, ino.0, flags.0)
+            fs.open(who, seen, ino.0, flags.0).map(|fh| (fh, *seen))
         });
     }
 
     fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        self.count(Kind::Create);
         let fs = self.fs();
         let seen = fs.gate.standing();
         let exclusive = flags & nix::libc::O_EXCL != 0;
@@ -304,6 +320,7 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.count(Kind::Read);
         answer::with_buffer(size as usize, |buf| match self.fs().read(fh.0, offset, buf) {
             Ok(n) => reply.data(&buf[..n]),
             Err(why) => reply.error(errno(why)),
@@ -322,6 +339,7 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.count(Kind::Write);
         let fs = self.fs();
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -329,7 +347,8 @@ impl Filesystem for Face {
             true => self.call(req, Op::PageWrite, ino),
             false => self.by_handle(req, Op::Write, ino, fh),
         };
-        if pages && fs.nodes.get(ino.0).is_ok_and(|node| node.is_replaced()) {
+        let node = if pages { fs.nodes.get(ino.0).ok() } else { None };
+        if node.as_ref().is_some_and(|node| node.is_replaced()) {
             fs.gate.refused_page();
             return call.refuse(reason::STALE, reply);
         }
@@ -343,7 +362,10 @@ impl Filesystem for Face {
                 };
                 reply.send(fs, call.finish(permit, result));
             }
-            Admission::Refuse(why) => call.refuse(why, reply),
+            Admission::Refuse(why) => {
+                node.iter().for_each(|node| node.spoil());
+                call.refuse(why, reply);
+            }
             Admission::Wait => {
                 let data = data.to_vec();
                 call.bytes = data.len();
@@ -356,6 +378,7 @@ impl Filesystem for Face {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.count(Kind::Flush);
         reply.send(self.fs(), self.fs().flush(fh.0));
     }
 
@@ -369,29 +392,42 @@ impl Filesystem for Face {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.count(Kind::Release);
         self.fs().release(fh.0);
         reply.ok();
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.count(Kind::Fsync);
         reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs().opendir(caller(req), ino.0) {
+        self.count(Kind::Opendir);
+        if self.0.unopened.load(Ordering::Relaxed) {
+            // From now on the kernel opens directories by itself, and keeps their listings: see `keeper` for how long.
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        let seen = self.fs().gate.standing();
+        match self.fs().opendir(caller(req), &seen, ino.0) {
+            Ok(fh) if self.fs().keeps_listing(ino.0, &seen) => {
+                reply.opened(FileHandle(fh), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+            }
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(why) => reply.error(errno(why)),
         }
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.count(Kind::Readdir);
+        self.0.lists(ino.0, offset);
         let mut add = |item: &crate::fs::dir::Item| reply.add(INodeNo(item.ino), item.cookie, file_type(item.kind), &item.name);
         let result = match self.fs().lists_status(ino.0) {
             true => {
                 self.fs().readdir_status(offset, add);
                 Ok(())
             }
-            false => self.fs().readdir(fh.0, offset, &mut add),
+            false => self.fs().readdir(caller(req), (ino.0, fh.0), offset, &mut add),
         };
         match result {
             Ok(()) => reply.ok(),
@@ -400,7 +436,9 @@ impl Filesystem for Face {
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.count(Kind::Readdirplus);
         let fs = self.fs();
+        self.0.lists(ino.0, offset);
         let zero = std::time::Duration::ZERO;
         if fs.lists_status(ino.0) {
             // Their ids are never forgotten: no lookup is counted.
@@ -411,9 +449,10 @@ impl Filesystem for Face {
             });
             return reply.ok();
         }
-        let result = fs.readdirplus(caller(req), fh.0, offset, |item, entry| match entry {
+        let before = fs.gate.standing();
+        let result = fs.readdirplus(caller(req), (ino.0, fh.0), offset, |item, entry| match entry {
             Some(Entry { node, attr, seen }) => {
-                let ttl = fs.ttl(seen, false);
+                let ttl = fs.ttl(seen, Kept::with(node, attr));
                 let generation = fuser::Generation(node.generation);
                 reply.add(INodeNo(node.id), item.cookie, &item.name, &ttl, &file_attr(attr, node.id), generation)
             }
@@ -427,18 +466,29 @@ impl Filesystem for Face {
             Ok(()) => reply.ok(),
             Err(why) => reply.error(errno(why)),
         }
+        // The kernel keeps the listing from now on; and what the licence said of its first names may be wrong by now.
+        self.0.lists(ino.0, offset);
+        let now = fs.gate.now();
+        if before.caches(now) != fs.gate.standing().caches(now) || before.serial != fs.gate.standing().serial {
+            self.0.keeper.licence_ends();
+        }
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.count(Kind::Releasedir);
         self.fs().release(fh.0);
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.count(Kind::Fsyncdir);
+        let fs = self.fs();
+        let result = if fh.0 == 0 { fs.fsync_dir(caller(req), ino.0) } else { fs.fsync(fh.0, datasync) };
+        reply.send(fs, result);
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.count(Kind::Statfs);
         match self.fs().statfs() {
             Ok(s) => {
                 let (bsize, namelen, frsize) = (s.f_bsize as u32, s.f_namemax as u32, s.f_frsize as u32);
@@ -449,25 +499,30 @@ impl Filesystem for Face {
     }
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _pos: u32, reply: ReplyEmpty) {
+        self.count(Kind::Setxattr);
         let (name, value) = (name.to_owned(), value.to_owned());
         let call = self.call(req, Op::Setxattr, ino);
         call.start(reply, move |fs, who, seen| fs.setxattr(who, seen, ino.0, &name, &value, flags));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Getxattr);
         answer::xattr(reply, size, self.fs().getxattr(caller(req), ino.0, name));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Kind::Listxattr);
         answer::xattr(reply, size, self.fs().listxattr(caller(req), ino.0));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Kind::Removexattr);
         let name = name.to_owned();
         self.call(req, Op::Removexattr, ino).start(reply, move |fs, who, seen| fs.removexattr(who, seen, ino.0, &name));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        self.count(Kind::Access);
         let fs = self.fs();
         let judged = match mask.contains(AccessFlags::W_OK) {
             true => fs.vet(ino.0, None).and_then(|()| match fs.gate.admit(Op::AccessWrite, None) {
@@ -491,22 +546,25 @@ impl Filesystem for Face {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.count(Kind::Ioctl);
         if io::reads_flags(cmd) {
-            return reply.send(self.fs(), self.fs().ioctl(caller(req), fh.0, cmd, &[]));
+            return reply.send(self.fs(), self.fs().ioctl(caller(req), (ino.0, fh.0), cmd, &[]));
         }
         if !io::known_ioctl(cmd) {
             return reply.error(fuser::Errno::ENOTTY);
         }
         let input = in_data.to_vec();
-        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, _| fs.ioctl(who, fh.0, cmd, &input));
+        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, _| fs.ioctl(who, (ino.0, fh.0), cmd, &input));
     }
 
     fn fallocate(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        self.count(Kind::Fallocate);
         let call = self.by_handle(req, Op::Fallocate, ino, fh);
         call.start(reply, move |fs, who, _| fs.fallocate(who, fh.0, offset, length, mode));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.count(Kind::Lseek);
         match self.fs().lseek(fh.0, offset, whence) {
             Ok(at) => reply.offset(at as i64),
             Err(why) => reply.error(errno(why)),
@@ -526,7 +584,8 @@ impl Filesystem for Face {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.count(Kind::CopyFileRange);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
-        call.start(reply, move |fs, _, _| fs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len));
+        call.start(reply, move |fs, who, _| fs.copy_range(who, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
     }
 }

@@ -28,6 +28,7 @@ use treelease_client::words::epoch::Epoch;
 use treelease_client::words::policy::Mode;
 use treelease_client::words::time::BootTime;
 
+use super::keeper::Keeper;
 use super::locks;
 use super::mounting::{self, FSTYPE};
 use super::notify::Notify;
@@ -137,6 +138,8 @@ pub struct Mount {
     shedding: Arc<AtomicBool>,
     /// The node or name that the kernel is being told to forget, in [`Mount::drop_caches`].
     dropping: Arc<AtomicU64>,
+    /// The standing that was published last is a licence to cache.
+    licensed: AtomicBool,
 }
 
 pub(super) fn absolute(at: &Path) -> Result<PathBuf, MountError> {
@@ -240,7 +243,7 @@ impl Mount {
         }
         let root = &fs.nodes.root().fd;
         fs.dirty.begin(root, filesystems_below(root), Epoch::ZERO).map_err(lower_bad)?;
-        let shared = Arc::new(Shared { fs, hooks, expire_only: AtomicBool::new(false), device: std::sync::OnceLock::new() });
+        let shared = Arc::new(Shared::new(fs, hooks, allow_other));
         let (device, detached) =
             match (over_dead && !faults.clear_first).then(|| make_detached(&tree_name, allow_other)).flatten() {
                 Some((device, tree)) => (device, Some(tree)),
@@ -274,6 +277,10 @@ impl Mount {
         }
         let device = mounting::top_at(&at).map(|top| top.device).unwrap_or_default();
         let _once = shared.device.set(device);
+        mounting::read_further_ahead(device);
+        let (keeping, telling) = (shared.clone(), notify.clone());
+        let keeper = std::thread::Builder::new().name("keeper".into()).spawn(move || Keeper::run(&keeping, &telling));
+        keeper.map_err(|why| undo("a thread", why.to_string()))?;
         Ok(Mount {
             shared,
             session: Mutex::new(Some(session)),
@@ -285,6 +292,7 @@ impl Mount {
             leaving: Mutex::new(()),
             shedding: Arc::default(),
             dropping: Arc::default(),
+            licensed: AtomicBool::new(false),
         })
     }
 
@@ -307,6 +315,10 @@ impl Mount {
             tracing::debug!(replaced, "files that could be written before another side's turn have other nodes now");
         }
         self.fs().gate.publish(standing);
+        let licensed = standing.caches(self.fs().gate.now());
+        if self.licensed.swap(licensed, Ordering::SeqCst) && !licensed {
+            self.shared.keeper.licence_ends();
+        }
         drop(gone);
         self.shed();
     }
@@ -325,6 +337,9 @@ impl Mount {
     /// waited was looked up before it waited, with the attributes of that moment; a program that asks for the size next, and
     /// writes at the end, would write over what the other side wrote last.
     pub fn forget_attributes(&self) {
+        if self.shared.fs.faults.no_forgetting {
+            return;
+        }
         for node in self.shared.fs.nodes.all() {
             self.notify.attributes(node.id);
         }
@@ -371,12 +386,13 @@ impl Mount {
         let (shared, notify) = (self.shared.clone(), self.notify.clone());
         let dropping = self.dropping.clone();
         let dropped = self.notify.within(limit, "drop-caches", move || {
-            let expire = shared.expire_only.load(Ordering::Relaxed);
+            if shared.fs.faults.no_forgetting {
+                return;
+            }
+            shared.forget_absent(&notify);
             for node in shared.fs.nodes.all() {
                 dropping.store(node.id, Ordering::Relaxed);
-                for (parent, name) in node.names() {
-                    notify.entry(parent, &name, expire);
-                }
+                shared.forget_names(&node, &notify);
                 notify.inode(node.id);
             }
             dropping.store(0, Ordering::Relaxed);
@@ -448,6 +464,11 @@ impl Mount {
         self.fs().gate.last_mutation()
     }
 
+    /// Requests that the kernel has sent, by the protocol's names.
+    pub fn requests(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.shared.requests.all()
+    }
+
     /// What was counted.
     pub fn counts(&self) -> Counts {
         self.fs().gate.counts()
@@ -492,6 +513,7 @@ impl Mount {
         let (serial, mode) = (present.serial + 1, Mode::Enforce);
         self.fs().gate.publish(Standing { serial, mode, right: Right::Read, may_wait: false, ..present });
         drop(gone);
+        self.shared.keeper.end();
         self.fs().gate.answer(Outcome::Refused);
         // Not joined: a thread may be lost on the lower tree.
         drop(lock(&self.session).take());
@@ -525,5 +547,6 @@ impl Drop for Mount {
         if let Err(busy) = self.unmount(true) {
             tracing::warn!(at = %self.at.display(), why = busy.why, "the mount stays behind");
         }
+        self.shared.keeper.end();
     }
 }

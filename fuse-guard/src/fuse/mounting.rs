@@ -19,6 +19,8 @@ use crate::fs::writers::command_of;
 /// The type in the mount table.
 pub(super) const FSTYPE: &str = "fuse.treelease";
 const FUSERMOUNT: &str = "fusermount3";
+/// How far the kernel reads ahead: one request of the largest size.
+const READ_AHEAD_KIB: u32 = 1024;
 /// Processes that a busy mount names.
 const NAMED: usize = 32;
 
@@ -219,6 +221,14 @@ pub(super) fn inside(at: &Path) -> Vec<(u32, String)> {
 /// Whether a path answers that its FUSE server is gone. Not by `stat`: the kernel may still believe attributes of before.
 pub(super) fn is_dead(at: &Path) -> bool {
     rustix::fs::statfs(at).is_err_and(|why| why == rustix::io::Errno::NOTCONN)
+}
+
+/// Lets the kernel read as far ahead as it may ask for in one request. Only root user may; without, it is the kernel's default.
+pub(super) fn read_further_ahead((major, minor): (u32, u32)) {
+    let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(why) = std::fs::write(&file, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%why, file, "the kernel reads ahead as it is used to");
+    }
 }
 
 /// As many descriptors as this process may have: one for each inode that the kernel knows.

@@ -167,21 +167,23 @@ impl Gate {
         if !op.needs_the_lease() {
             return Admission::Permit(self.permit(inner.standing(), op, None, false));
         }
-        let judged = |standing: &Standing| admit(standing, op, handle, inner.clock.now());
         let early = view(inner.standing());
-        if judged(&early) != Verdict::Admit {
-            return self.say_no(&early, op, judged(&early));
+        let verdict = admit(&early, op, handle, inner.clock.now());
+        if verdict != Verdict::Admit {
+            return self.say_no(&early, op, verdict);
         }
         let counter = inner.counter(op);
         counter.fetch_add(1, Ordering::SeqCst);
         // Pairs with the fence in `publish`: see the module's argument.
         fence(Ordering::SeqCst);
         let standing = view(inner.standing());
-        match judged(&standing) {
+        // Read after it was counted (I4): whoever sees no permit in flight when the time is up sees none later.
+        let now = inner.clock.now();
+        match admit(&standing, op, handle, now) {
             Verdict::Admit => {
                 inner.tally.admitted.fetch_add(1, Ordering::Relaxed);
                 let would_refuse = match standing.mode {
-                    Mode::Observe => match judge(&standing, op, handle, inner.clock.now()) {
+                    Mode::Observe => match judge(&standing, op, handle, now) {
                         Verdict::Admit => None,
                         Verdict::Stale => Some(Errno::STALE),
                         Verdict::ReadOnly | Verdict::Wait => Some(Errno::ROFS),

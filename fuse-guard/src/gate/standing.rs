@@ -41,9 +41,14 @@ impl Standing {
         }
     }
 
-    /// Whether this side may cache as a holder does: nobody else writes.
+    /// Whether this side has the lease now.
     pub fn holds(&self, now: BootTime) -> bool {
         matches!(self.right, Right::Write { until } | Right::Resting { until } if in_time(until, now))
+    }
+
+    /// Whether this side may cache as a holder does: nobody else writes. Where nothing is refused, the lease keeps nobody out.
+    pub fn caches(&self, now: BootTime) -> bool {
+        self.mode == Mode::Enforce && self.holds(now)
     }
 }
 

@@ -36,6 +36,8 @@ pub const STAGE_WAIT: Duration = Duration::from_secs(120);
 pub const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Threads that carry out the operations that waited.
 pub(super) const CARRIERS: usize = 4;
+/// At rest, who waits asks again so often: a word to the loop may be lost (its mailbox was full), and [`STAGE_WAIT`] is long.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the sweeper sleeps at most before it reads the clock again.
 const SWEEP: Duration = Duration::from_millis(50);
 
@@ -211,9 +213,10 @@ impl Gate {
                 .is_some_and(|(serial, at)| serial == standing.serial && self.now().since(at) < REFUSED_FOR)
     }
 
-    /// Refuses what has waited for its limit. Ends with the queue.
+    /// Refuses what has waited for its limit, and asks again for what waits at rest. Ends with the queue.
     fn sweep(&self) {
         let waiters = &self.inner.waiters;
+        let mut asked = self.now();
         loop {
             let mut queue = lock(&waiters.queue);
             if queue.parked.is_empty() {
@@ -221,6 +224,12 @@ impl Gate {
                 return;
             }
             let now = self.now();
+            if now.since(asked) >= ASK_AGAIN && matches!(self.standing().right, Right::Resting { .. }) {
+                asked = now;
+                drop(queue);
+                self.inner.hooks.wants_lease();
+                continue;
+            }
             let (late, rest): (VecDeque<_>, VecDeque<_>) =
                 queue.take_all().into_iter().partition(|parked| now.since(parked.since) >= parked.limit);
             queue.bytes = rest.iter().map(|parked| parked.bytes).sum();

@@ -45,6 +45,8 @@ pub struct Tree {
     pub lower: PathBuf,
     /// The guarded path.
     pub at: PathBuf,
+    /// For a control: the kernel is not told to forget anything.
+    pub keeps_caches: bool,
     _dir: TempDir,
 }
 
@@ -87,7 +89,22 @@ impl Tree {
         // Other users must be able to reach it.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let mount = start_with(&lower, &at, allow_other, &ears, &clock, faults, earlier).unwrap();
-        Tree { mount: Arc::new(mount), ears, clock, lower, at, _dir: dir }
+        Tree { mount: Arc::new(mount), ears, clock, lower, at, keeps_caches: false, _dir: dir }
+    }
+
+    /// One side's mount of a raw tree that lies anywhere, without the lease.
+    pub fn over(lower: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("at");
+        std::fs::create_dir(&at).unwrap();
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let (ears, clock) = (Arc::new(Ears::default()), Arc::new(ManualClock::new()));
+        let mount = start(lower, &at, true, &ears, &clock).unwrap();
+        Tree { mount: Arc::new(mount), ears, clock, lower: lower.into(), at, keeps_caches: false, _dir: dir }
+    }
+
+    fn drop_caches(&self) {
+        assert!(self.keeps_caches || self.mount.drop_caches(LIMIT), "stuck at {:?}", self.mount.dropping());
     }
 
     /// Granted epoch `epoch` of the run that began at `start`, by the daemon's order.
@@ -99,8 +116,11 @@ impl Tree {
         let opening = Standing { serial, epoch, stale_below: start, right: Right::Opening { until }, may_wait: false, ..before };
         self.mount.begin_epoch(epoch).unwrap();
         self.mount.publish(opening);
+        if !self.keeps_caches {
+            self.mount.forget_attributes();
+        }
         self.mount.answer_waiters(Outcome::Granted { run_start: RunStart(start), epoch });
-        assert!(self.mount.drop_caches(LIMIT), "stuck at {:?}", self.mount.dropping());
+        self.drop_caches();
         self.mount.publish(Standing { serial: serial + 1, right: Right::Write { until }, ..opening });
     }
 
@@ -111,7 +131,7 @@ impl Tree {
         self.mount.publish(Standing { serial: before.serial + 1, right: Right::Read, ..before });
         assert!(self.mount.drain(LIMIT));
         self.mount.flush(LIMIT).unwrap();
-        assert!(self.mount.drop_caches(LIMIT));
+        self.drop_caches();
     }
 
     /// Another side has the tree in `epoch`.
@@ -119,7 +139,7 @@ impl Tree {
         let before = self.mount.standing();
         let epoch = Epoch::from_raw(epoch);
         self.mount.publish(Standing { serial: before.serial + 1, epoch, stale_below: epoch, right: Right::Read, ..before });
-        assert!(self.mount.drop_caches(LIMIT));
+        self.drop_caches();
     }
 
     /// Without the lease; a first write may wait.
@@ -170,6 +190,24 @@ fn start_with(
     Mount::start(options, ears.clone(), clock.clone() as Arc<dyn Clock>)
 }
 
+/// A small filesystem in memory below a tree; taken away with it.
+pub struct Small(PathBuf);
+
+impl Small {
+    pub fn over(lower: &Path) -> Self {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), lower, Some("tmpfs"), flags, Some("size=32k"))
+            .expect("this test mounts a small tmpfs: it needs root");
+        Small(lower.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _gone = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 /// Waits for another thread or process, with a limit.
 pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     for _ in 0..5000 {
@@ -197,12 +235,24 @@ pub struct Mapping {
 
 impl Mapping {
     pub fn of(file: &std::fs::File, len: usize) -> Self {
-        use nix::libc::{MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
+        Self::with(file, len, nix::libc::PROT_READ | nix::libc::PROT_WRITE)
+    }
+    /// One that can only be read.
+    pub fn to_read(file: &std::fs::File, len: usize) -> Self {
+        Self::with(file, len, nix::libc::PROT_READ)
+    }
+    fn with(file: &std::fs::File, len: usize, may: i32) -> Self {
+        use nix::libc::{MAP_FAILED, MAP_SHARED};
         let fd = std::os::fd::AsRawFd::as_raw_fd(file);
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let at = unsafe { nix::libc::mmap(std::ptr::null_mut(), len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) };
+        let at = unsafe { nix::libc::mmap(std::ptr::null_mut(), len, may, MAP_SHARED, fd, 0) };
         assert_ne!(at, MAP_FAILED);
         Mapping { at: at.cast(), len }
+    }
+    pub fn get(&self, n: usize) -> u8 {
+        assert!(n < self.len);
+        // SAFETY: within the mapping, which lives as long as `self`.
+        unsafe { self.at.add(n).read_volatile() }
     }
     pub fn put(&self, n: usize, byte: u8) {
         assert!(n < self.len);

@@ -178,6 +178,21 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
 fn lease() -> impl Strategy<Value = LeaseRef> {
     (tree_id(), session_id(), epoch()).prop_map(|(tree, session, epoch)| LeaseRef { tree, session, epoch })
 }
+fn attempt() -> impl Strategy<Value = AttemptRef> {
+    (tree_id(), side(), epoch(), any::<u32>()).prop_map(|(tree, side, epoch, number)| AttemptRef { tree, side, epoch, number })
+}
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![Just(Outcome::Succeeded), Just(Outcome::Untouched), Just(Outcome::Failed)]
+}
+fn fenced_side() -> impl Strategy<Value = FencedSide> {
+    (side(), epoch(), name(), any::<bool>(), any::<bool>()).prop_map(|(side, epoch, agent, acting, unfencing)| FencedSide {
+        side,
+        epoch,
+        agent,
+        acting,
+        unfencing,
+    })
+}
 fn open_session() -> impl Strategy<Value = OpenSession> {
     let resume = (session_id(), vec(any::<u8>(), 0..64)).prop_map(|(session, secret)| Resume { session, secret });
     (side(), text(), ttl(), session_id(), vec(any::<u8>(), 32), of(resume), text()).prop_map(
@@ -222,12 +237,18 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|node| Command::Lead { node }),
         (session_id(), leadership()).prop_map(|(session, decided_under)| Command::ExpireSession { session, decided_under }),
         (session_id(), any::<u64>()).prop_map(|(session, incarnation)| Command::EndCopied { session, incarnation }),
+        (session_id(), any::<u64>(), leadership()).prop_map(|(session, incarnation, decided_under)| Command::SettleTtl {
+            session,
+            incarnation,
+            decided_under
+        }),
         (tree_id(), epoch(), leadership()).prop_map(|(tree, epoch, decided_under)| Command::EndGrace {
             tree,
             epoch,
             decided_under
         }),
         (cluster_id(), ttl(), ttl()).prop_map(|(cluster, ttl_min, ttl_max)| Command::Found { cluster, ttl_min, ttl_max }),
+        ttl().prop_map(|ttl_min| Command::RaiseTtl { ttl_min }),
         open_session().prop_map(Command::OpenSession),
         session_id().prop_map(|session| Command::CloseSession { session }),
         acquire().prop_map(Command::Acquire),
@@ -243,6 +264,30 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (lease(), any::<u64>(), text()).prop_map(|(lease, for_ms, note)| Command::Decline { lease, for_ms, note }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::Break { tree, epoch, reason }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::FenceConfirm { tree, epoch, reason }),
+        (attempt(), any::<bool>(), name(), any::<u64>(), leadership()).prop_map(
+            |(attempt, fence, agent, deadline_ms, decided_under)| Command::FenceAttempt {
+                attempt,
+                verb: if fence { Verb::Fence } else { Verb::Unfence },
+                agent,
+                deadline_ms,
+                decided_under
+            }
+        ),
+        (attempt(), outcome(), text(), leadership()).prop_map(|(attempt, outcome, detail, decided_under)| Command::FenceResult {
+            attempt,
+            outcome,
+            detail,
+            decided_under
+        }),
+        (attempt(), leadership()).prop_map(|(attempt, decided_under)| Command::FenceLapsed { attempt, decided_under }),
+        attempt().prop_map(|attempt| Command::FenceStands { attempt }),
+        (tree_id(), side(), epoch(), text(), any::<bool>()).prop_map(|(tree, side, epoch, reason, by_hand)| Command::Unfence {
+            tree,
+            side,
+            epoch,
+            reason,
+            by_hand
+        }),
         (tree_name(), tree_id(), pairs(), of(root())).prop_map(|(name, tree, policy, root)| Command::AddTree {
             name,
             tree,
@@ -251,9 +296,22 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         }),
         (tree_id(), pairs()).prop_map(|(tree, policy)| Command::SetPolicy { tree, policy }),
         (tree_id(), root()).prop_map(|(tree, root)| Command::AddRoot { tree, root }),
+        (tree_id(), root_id(), epoch(), any::<bool>(), text()).prop_map(|(tree, root, epoch, live, reason)| Command::SetRoot {
+            tree,
+            root,
+            epoch,
+            state: if live { RootState::Live } else { RootState::Sealed },
+            reason
+        }),
+        (tree_id(), root_id(), text()).prop_map(|(tree, root, reason)| Command::RemoveRoot { tree, root, reason }),
+        (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::Retire { tree, epoch, reason }),
+        (tree_id(), text()).prop_map(|(tree, reason)| Command::RemoveTree { tree, reason }),
         (tree_name(), tree_id(), root(), text(), text(), epoch()).prop_map(|(name, tree, root, reason, from_cluster, above)| {
             Command::Takeover { name, tree, root, reason, from_cluster, above }
         }),
+        (request_key(), any::<u32>(), any::<u32>(), text())
+            .prop_map(|(id, index, count, text)| Command::RestorePiece(RestorePiece { id, index, count, text })),
+        (tree_id(), epoch(), text()).prop_map(|(tree, above, reason)| Command::RaiseEpoch { tree, above, reason }),
         (lease(), event_kind(), text(), any::<u64>()).prop_map(|(lease, event, reason, count)| Command::Report {
             lease,
             event,
@@ -278,12 +336,12 @@ pub(super) fn tree_status() -> impl Strategy<Value = TreeStatus> {
     let run = (any::<bool>(), epoch(), epoch(), of(side()), end(), vec(waiter(), 0..3), any::<u32>());
     let remaining = any::<u32>().prop_map(|ms| Duration::from_millis(ms.into()));
     let ended = (1..u64::MAX).prop_map(Epoch::from_raw);
-    let rest = (text(), of(ttl()), of(remaining), of(ended), of(side()), text(), of(marker_lock()));
+    let rest = (text(), of(ttl()), of(remaining), of(ended), of(side()), text(), of(marker_lock()), vec(fenced_side(), 0..3));
     (what, run, rest).prop_map(
         |(
             (id, name, policy, roots, state, holder),
             (at_rest, epoch, start, run_side, last_end, waiters, attempt),
-            (why, ttl, remaining, ended_epoch, ended_side, declined, witness),
+            (why, ttl, remaining, ended_epoch, ended_side, declined, witness, fenced),
         )| TreeStatus {
             id,
             name,
@@ -305,6 +363,7 @@ pub(super) fn tree_status() -> impl Strategy<Value = TreeStatus> {
             ended_side,
             declined,
             witness,
+            fenced,
         },
     )
 }
@@ -317,19 +376,31 @@ pub(super) fn cluster_status() -> impl Strategy<Value = ClusterStatus> {
         ttl,
         since,
     });
-    let lists = (vec(tree_status(), 0..3), vec(session, 0..3));
-    (cluster_id(), any::<u64>(), of(1..u64::MAX), any::<u32>(), any::<[bool; 2]>(), lists, ttl(), ttl()).prop_map(
-        |(cluster, revision, leader, nodes, [quorum, secure], (trees, sessions), ttl_min, ttl_max)| ClusterStatus {
-            cluster,
-            revision,
-            leader,
-            nodes,
-            quorum,
-            secure,
-            trees,
-            sessions,
-            ttl_min,
-            ttl_max,
+    let role = proptest::sample::select(NodeRole::ALL.to_vec());
+    let member = (1..u64::MAX, text(), role, of(any::<bool>()), of(any::<u64>()))
+        .prop_map(|(id, addr, role, reached, behind)| NodeStatus { id, addr, role, reached, behind });
+    let age = of((0..u64::MAX).prop_map(Duration::from_millis));
+    let lists = (vec(tree_status(), 0..3), vec(session, 0..3), vec(member, 0..3), vec(cluster_id(), 0..3), age);
+    let numbers = (any::<u64>(), of(1..u64::MAX), any::<u32>());
+    (cluster_id(), numbers, any::<[bool; 3]>(), lists, ttl(), ttl()).prop_map(
+        |(cluster, (revision, leader, nodes), [quorum, secure, joint], lists, ttl_min, ttl_max)| {
+            let (trees, sessions, members, predecessors, age) = lists;
+            ClusterStatus {
+                members,
+                joint,
+                age,
+                cluster,
+                revision,
+                leader,
+                nodes,
+                quorum,
+                secure,
+                trees,
+                sessions,
+                ttl_min,
+                ttl_max,
+                predecessors,
+            }
         },
     )
 }

@@ -1,11 +1,15 @@
 //! Commands: everything that can be asked of the replicated state.
 
 use super::event::kind as event_kind;
+use super::tree::root_state;
 use super::{
     BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire,
     pairs_to_wire, path, present, say, say_path, text, ttl,
 };
-use crate::command::{Acquire, Command, Leadership, LeaseRef, OpenSession, Release, Resume};
+use crate::backup::PIECE_MAX;
+use crate::command::{
+    Acquire, AttemptRef, Command, Leadership, LeaseRef, OpenSession, Outcome, Release, RestorePiece, Resume, Verb,
+};
 use crate::epoch::Epoch;
 use crate::wire;
 use crate::wire::command::Kind;
@@ -13,6 +17,22 @@ use crate::wire::command::Kind;
 /// A lease named by the three fields that every such message has.
 fn lease(tree: &str, session: &str, epoch: u64) -> Out<LeaseRef> {
     Ok(LeaseRef { tree: id("tree", tree)?, session: id("session", session)?, epoch: Epoch::from_raw(epoch) })
+}
+
+fn attempt(a: Option<wire::Attempt>) -> Out<AttemptRef> {
+    let a = present("attempt", a)?;
+    Ok(AttemptRef {
+        tree: id("attempt.tree", &a.tree)?,
+        side: id("attempt.side", &a.side)?,
+        epoch: Epoch::from_raw(a.epoch),
+        number: a.number,
+    })
+}
+
+impl From<&AttemptRef> for wire::Attempt {
+    fn from(a: &AttemptRef) -> Self {
+        Self { tree: a.tree.to_string(), side: a.side.to_string(), epoch: a.epoch.get(), number: a.number }
+    }
 }
 
 impl From<&Command> for wire::Command {
@@ -25,6 +45,11 @@ impl From<&Command> for wire::Command {
             Command::EndCopied { session, incarnation } => {
                 Kind::EndCopied(wire::EndCopied { session: session.to_string(), incarnation: *incarnation })
             }
+            Command::SettleTtl { session, incarnation, decided_under } => Kind::SettleTtl(wire::SettleTtl {
+                session: session.to_string(),
+                incarnation: *incarnation,
+                leadership: decided_under.0,
+            }),
             Command::EndGrace { tree, epoch, decided_under } => {
                 Kind::EndGrace(wire::EndGrace { tree: tree.to_string(), epoch: epoch.get(), leadership: decided_under.0 })
             }
@@ -33,6 +58,7 @@ impl From<&Command> for wire::Command {
                 ttl_min_ms: ttl_min.as_millis(),
                 ttl_max_ms: ttl_max.as_millis(),
             }),
+            Command::RaiseTtl { ttl_min } => Kind::RaiseTtl(wire::RaiseTtl { ttl_min_ms: ttl_min.as_millis() }),
             Command::OpenSession(open) => Kind::OpenSession(open.into()),
             Command::CloseSession { session } => Kind::CloseSession(wire::CloseSession { session: session.to_string() }),
             Command::Acquire(acquire) => Kind::Acquire(acquire.into()),
@@ -91,6 +117,32 @@ impl From<&Command> for wire::Command {
             Command::FenceConfirm { tree, epoch, reason } => {
                 Kind::FenceConfirm(wire::FenceConfirm { tree: tree.to_string(), epoch: epoch.get(), reason: say(reason) })
             }
+            Command::FenceAttempt { attempt, verb, agent, deadline_ms, decided_under } => {
+                Kind::FenceAttempt(wire::FenceAttempt {
+                    attempt: Some(attempt.into()),
+                    verb: verb.as_str().into(),
+                    agent: say(agent),
+                    deadline_ms: *deadline_ms,
+                    leadership: decided_under.0,
+                })
+            }
+            Command::FenceResult { attempt, outcome, detail, decided_under } => Kind::FenceResult(wire::FenceResult {
+                attempt: Some(attempt.into()),
+                outcome: outcome.as_str().into(),
+                detail: say(detail),
+                leadership: decided_under.0,
+            }),
+            Command::FenceLapsed { attempt, decided_under } => {
+                Kind::FenceLapsed(wire::FenceLapsed { attempt: Some(attempt.into()), leadership: decided_under.0 })
+            }
+            Command::FenceStands { attempt } => Kind::FenceStands(wire::FenceStands { attempt: Some(attempt.into()) }),
+            Command::Unfence { tree, side, epoch, reason, by_hand } => Kind::Unfence(wire::Unfence {
+                tree: tree.to_string(),
+                side: side.to_string(),
+                epoch: epoch.get(),
+                reason: say(reason),
+                by_hand: *by_hand,
+            }),
             Command::AddTree { name, tree, policy, root } => Kind::AddTree(wire::AddTree {
                 name: name.to_string(),
                 tree: tree.to_string(),
@@ -101,6 +153,22 @@ impl From<&Command> for wire::Command {
                 Kind::SetPolicy(wire::SetPolicy { tree: tree.to_string(), policy: pairs_to_wire(policy) })
             }
             Command::AddRoot { tree, root } => Kind::AddRoot(wire::AddRoot { tree: tree.to_string(), root: Some(root.into()) }),
+            Command::SetRoot { tree, root, epoch, state, reason } => Kind::SetRoot(wire::SetRoot {
+                tree: tree.to_string(),
+                root: root.to_string(),
+                epoch: epoch.get(),
+                state: state.as_str().into(),
+                reason: say(reason),
+            }),
+            Command::RemoveRoot { tree, root, reason } => {
+                Kind::RemoveRoot(wire::RemoveRoot { tree: tree.to_string(), root: root.to_string(), reason: say(reason) })
+            }
+            Command::Retire { tree, epoch, reason } => {
+                Kind::Retire(wire::Retire { tree: tree.to_string(), epoch: epoch.get(), reason: say(reason) })
+            }
+            Command::RemoveTree { tree, reason } => {
+                Kind::RemoveTree(wire::RemoveTree { tree: tree.to_string(), reason: say(reason) })
+            }
             Command::Takeover { name, tree, root, reason, from_cluster, above } => Kind::Takeover(wire::Takeover {
                 name: name.to_string(),
                 tree: tree.to_string(),
@@ -109,6 +177,15 @@ impl From<&Command> for wire::Command {
                 from_cluster: say(from_cluster),
                 above_epoch: above.get(),
             }),
+            Command::RestorePiece(piece) => Kind::RestorePiece(wire::RestorePiece {
+                id: piece.id.to_string(),
+                index: piece.index,
+                count: piece.count,
+                text: piece.text.clone(),
+            }),
+            Command::RaiseEpoch { tree, above, reason } => {
+                Kind::RaiseEpoch(wire::RaiseEpoch { tree: tree.to_string(), above_epoch: above.get(), reason: say(reason) })
+            }
             Command::Report { lease, event, reason, count } => Kind::Report(wire::Report {
                 tree: lease.tree.to_string(),
                 session: lease.session.to_string(),
@@ -131,6 +208,11 @@ impl TryFrom<wire::Command> for Command {
                 Command::ExpireSession { session: id("session", &c.session)?, decided_under: Leadership(c.leadership) }
             }
             Kind::EndCopied(c) => Command::EndCopied { session: id("session", &c.session)?, incarnation: c.incarnation },
+            Kind::SettleTtl(c) => Command::SettleTtl {
+                session: id("session", &c.session)?,
+                incarnation: c.incarnation,
+                decided_under: Leadership(c.leadership),
+            },
             Kind::EndGrace(c) => Command::EndGrace {
                 tree: id("tree", &c.tree)?,
                 epoch: Epoch::from_raw(c.epoch),
@@ -139,6 +221,7 @@ impl TryFrom<wire::Command> for Command {
             Kind::Found(c) => {
                 Command::Found { cluster: id("cluster", &c.cluster)?, ttl_min: ttl(c.ttl_min_ms), ttl_max: ttl(c.ttl_max_ms) }
             }
+            Kind::RaiseTtl(c) => Command::RaiseTtl { ttl_min: ttl(c.ttl_min_ms) },
             Kind::OpenSession(c) => Command::OpenSession(c.try_into()?),
             Kind::CloseSession(c) => Command::CloseSession { session: id("session", &c.session)? },
             Kind::Acquire(c) => Command::Acquire(c.try_into()?),
@@ -175,6 +258,31 @@ impl TryFrom<wire::Command> for Command {
                 epoch: Epoch::from_raw(c.epoch),
                 reason: text("reason", c.reason)?,
             },
+            Kind::FenceAttempt(c) => Command::FenceAttempt {
+                attempt: attempt(c.attempt)?,
+                verb: Verb::parse(&c.verb).ok_or_else(|| BadMessage::new("verb", "use one of fence, unfence"))?,
+                agent: text("agent", c.agent)?,
+                deadline_ms: c.deadline_ms,
+                decided_under: Leadership(c.leadership),
+            },
+            Kind::FenceResult(c) => Command::FenceResult {
+                attempt: attempt(c.attempt)?,
+                outcome: Outcome::parse(&c.outcome)
+                    .ok_or_else(|| BadMessage::new("outcome", "use one of succeeded, untouched, failed"))?,
+                detail: text("detail", c.detail)?,
+                decided_under: Leadership(c.leadership),
+            },
+            Kind::FenceLapsed(c) => {
+                Command::FenceLapsed { attempt: attempt(c.attempt)?, decided_under: Leadership(c.leadership) }
+            }
+            Kind::FenceStands(c) => Command::FenceStands { attempt: attempt(c.attempt)? },
+            Kind::Unfence(c) => Command::Unfence {
+                tree: id("tree", &c.tree)?,
+                side: id("side", &c.side)?,
+                epoch: Epoch::from_raw(c.epoch),
+                reason: text("reason", c.reason)?,
+                by_hand: c.by_hand,
+            },
             Kind::AddTree(c) => Command::AddTree {
                 name: id("name", &c.name)?,
                 tree: id("tree", &c.tree)?,
@@ -183,6 +291,20 @@ impl TryFrom<wire::Command> for Command {
             },
             Kind::SetPolicy(c) => Command::SetPolicy { tree: id("tree", &c.tree)?, policy: pairs_from_wire(c.policy)? },
             Kind::AddRoot(c) => Command::AddRoot { tree: id("tree", &c.tree)?, root: present("root", c.root)?.try_into()? },
+            Kind::SetRoot(c) => Command::SetRoot {
+                tree: id("tree", &c.tree)?,
+                root: id("root", &c.root)?,
+                epoch: Epoch::from_raw(c.epoch),
+                state: root_state("state", &c.state)?,
+                reason: text("reason", c.reason)?,
+            },
+            Kind::RemoveRoot(c) => {
+                Command::RemoveRoot { tree: id("tree", &c.tree)?, root: id("root", &c.root)?, reason: text("reason", c.reason)? }
+            }
+            Kind::Retire(c) => {
+                Command::Retire { tree: id("tree", &c.tree)?, epoch: Epoch::from_raw(c.epoch), reason: text("reason", c.reason)? }
+            }
+            Kind::RemoveTree(c) => Command::RemoveTree { tree: id("tree", &c.tree)?, reason: text("reason", c.reason)? },
             Kind::Takeover(c) => Command::Takeover {
                 name: id("name", &c.name)?,
                 tree: id("tree", &c.tree)?,
@@ -190,6 +312,20 @@ impl TryFrom<wire::Command> for Command {
                 reason: text("reason", c.reason)?,
                 from_cluster: text("from_cluster", c.from_cluster)?,
                 above: Epoch::from_raw(c.above_epoch),
+            },
+            Kind::RestorePiece(c) if c.text.len() > PIECE_MAX => {
+                return Err(BadMessage::new(
+                    "text",
+                    format!("a piece has {} bytes; at most {PIECE_MAX} are taken", c.text.len()),
+                ));
+            }
+            Kind::RestorePiece(c) => {
+                Command::RestorePiece(RestorePiece { id: id("id", &c.id)?, index: c.index, count: c.count, text: c.text })
+            }
+            Kind::RaiseEpoch(c) => Command::RaiseEpoch {
+                tree: id("tree", &c.tree)?,
+                above: Epoch::from_raw(c.above_epoch),
+                reason: text("reason", c.reason)?,
             },
             Kind::Report(c) => Command::Report {
                 lease: lease(&c.tree, &c.session, c.epoch)?,

@@ -1,9 +1,14 @@
 //! What a node says about itself: sessions and the whole cluster.
 
-use super::{BadMessage, Out, each, id, say, text, ttl};
+use std::time::Duration;
+
+use super::{BadMessage, Out, each, few, id, say, text, ttl};
 use crate::time::WallTime;
-use crate::tree::{ClusterStatus, SessionStatus};
+use crate::tree::{ClusterStatus, NodeRole, NodeStatus, SessionStatus};
 use crate::wire;
+
+/// Most clusters that one has grown from: a restore is a rare thing.
+const PREDECESSORS_MAX: usize = 1_000;
 
 impl From<&SessionStatus> for wire::SessionInfo {
     fn from(s: &SessionStatus) -> Self {
@@ -30,6 +35,21 @@ impl TryFrom<wire::SessionInfo> for SessionStatus {
     }
 }
 
+impl From<&NodeStatus> for wire::NodeInfo {
+    fn from(n: &NodeStatus) -> Self {
+        Self { id: n.id, addr: say(&n.addr), role: n.role.as_str().into(), reached: n.reached, behind: n.behind }
+    }
+}
+
+impl TryFrom<wire::NodeInfo> for NodeStatus {
+    type Error = BadMessage;
+    fn try_from(n: wire::NodeInfo) -> Out<Self> {
+        let role = NodeRole::parse(&n.role)
+            .ok_or_else(|| BadMessage::new("node.role", "use one of voter, learner, joining, leaving"))?;
+        Ok(Self { id: n.id, addr: text("node.addr", n.addr)?, role, reached: n.reached, behind: n.behind })
+    }
+}
+
 impl From<&ClusterStatus> for wire::StatusAnswer {
     fn from(c: &ClusterStatus) -> Self {
         Self {
@@ -44,6 +64,10 @@ impl From<&ClusterStatus> for wire::StatusAnswer {
             sessions: c.sessions.iter().map(Into::into).collect(),
             ttl_min_ms: c.ttl_min.as_millis(),
             ttl_max_ms: c.ttl_max.as_millis(),
+            predecessors: c.predecessors.iter().map(ToString::to_string).collect(),
+            members: c.members.iter().map(Into::into).collect(),
+            joint: c.joint,
+            age_ms: c.age.map(|age| age.as_millis() as u64),
         }
     }
 }
@@ -62,6 +86,13 @@ impl TryFrom<wire::StatusAnswer> for ClusterStatus {
             sessions: each("status.sessions", c.sessions)?,
             ttl_min: ttl(c.ttl_min_ms),
             ttl_max: ttl(c.ttl_max_ms),
+            predecessors: few("status.predecessors", c.predecessors, PREDECESSORS_MAX)?
+                .iter()
+                .map(|cluster| id("status.predecessors", cluster))
+                .collect::<Out<_>>()?,
+            members: each("status.members", c.members)?,
+            joint: c.joint,
+            age: c.age_ms.map(Duration::from_millis),
         })
     }
 }

@@ -9,8 +9,12 @@ use super::{
 };
 use crate::epoch::{Epoch, RunStart};
 use crate::time::WallTime;
-use crate::tree::{Holder, Root, RootState, StateName, TreeStatus, Waiter};
+use crate::tree::{FencedSide, Holder, Root, RootState, StateName, TreeStatus, Waiter};
 use crate::wire;
+
+pub(super) fn root_state(field: &'static str, s: &str) -> Out<RootState> {
+    RootState::parse(s).ok_or_else(|| BadMessage::new(field, "use one of live, sealed"))
+}
 
 impl From<&Root> for wire::Root {
     fn from(r: &Root) -> Self {
@@ -21,12 +25,7 @@ impl From<&Root> for wire::Root {
 impl TryFrom<wire::Root> for Root {
     type Error = BadMessage;
     fn try_from(r: wire::Root) -> Out<Self> {
-        let state = match r.state.as_str() {
-            "live" => RootState::Live,
-            "sealed" => RootState::Sealed,
-            _ => return Err(BadMessage::new("root.state", "use one of live, sealed")),
-        };
-        Ok(Self { id: id("root.id", &r.id)?, path: path("root.path", r.path)?, state })
+        Ok(Self { id: id("root.id", &r.id)?, path: path("root.path", r.path)?, state: root_state("root.state", &r.state)? })
     }
 }
 
@@ -86,6 +85,25 @@ impl TryFrom<wire::Waiter> for Waiter {
     }
 }
 
+impl From<&FencedSide> for wire::FencedSide {
+    fn from(f: &FencedSide) -> Self {
+        Self { side: f.side.to_string(), epoch: f.epoch.get(), agent: say(&f.agent), acting: f.acting, unfencing: f.unfencing }
+    }
+}
+
+impl TryFrom<wire::FencedSide> for FencedSide {
+    type Error = BadMessage;
+    fn try_from(f: wire::FencedSide) -> Out<Self> {
+        Ok(Self {
+            side: id("fenced.side", &f.side)?,
+            epoch: Epoch::from_raw(f.epoch),
+            agent: text("fenced.agent", f.agent)?,
+            acting: f.acting,
+            unfencing: f.unfencing,
+        })
+    }
+}
+
 impl From<&TreeStatus> for wire::Tree {
     fn from(t: &TreeStatus) -> Self {
         Self {
@@ -110,6 +128,7 @@ impl From<&TreeStatus> for wire::Tree {
             declined: cut(&t.declined, SENTENCE_MAX),
             run_side: or_empty(t.run_side.as_ref()),
             witness: t.witness.as_ref().map(Into::into),
+            fenced: t.fenced.iter().map(Into::into).collect(),
         }
     }
 }
@@ -139,6 +158,7 @@ impl TryFrom<wire::Tree> for TreeStatus {
             ended_side: optional_id("tree.ended_side", &t.ended_side)?,
             declined: sentence("tree.declined", t.declined)?,
             witness: marker_lock(t.witness)?,
+            fenced: each("tree.fenced", t.fenced)?,
         })
     }
 }

@@ -67,6 +67,13 @@ impl Service {
             let refusal = Refusal::new(Code::Denied, format!("only a server proposes `{name}`"));
             return Ok(Ok(self.answer(&Answer::Refused(refusal))));
         }
+        if let Some(name) = self.api.runner.agents().unknown_in(&command) {
+            // The leader would run it, so its configuration counts.
+            if !self.api.consensus.leads() {
+                return Ok(Err(ProposeError::NotLeading { leader: self.api.consensus.leader_elsewhere() }));
+            }
+            return Ok(Ok(self.answer(&Answer::Refused(self.no_such_agent(name)))));
+        }
         let actor = request.actor.chars().take(TEXT_MAX).collect();
         let proposal = Proposal { request_key, actor, at: self.api.clock.wall(), command };
         let answer = self.api.consensus.propose(proposal, limit).await;
@@ -74,6 +81,15 @@ impl Service {
             self.api.counts.commands.add();
         }
         Ok(answer.map(|answer| self.answer(&answer)))
+    }
+
+    fn no_such_agent(&self, name: &str) -> Refusal {
+        let (node, names) = (self.api.consensus.node(), self.api.runner.agents().names());
+        let why = format!(
+            "no fence agent is configured under the name `{name}` on node {node}, which leads (it has: {names}): give every node \
+             [fence.{name}] in its configuration, or use fence=manual or fence=none"
+        );
+        Refusal::new(Code::Config, why)
     }
 
     async fn catch_up(&self, revision: u64, until: Instant) {
@@ -99,6 +115,7 @@ impl Service {
 
     pub(super) fn cluster_status(&self) -> wire::StatusAnswer {
         let standing = self.api.consensus.standing();
+        let members = self.node_statuses(&standing);
         let state = self.api.consensus.state();
         let (ttl_min, ttl_max) = state.limits();
         let mut trees = state.tree_statuses();
@@ -115,6 +132,10 @@ impl Service {
             sessions: state.session_statuses(),
             ttl_min,
             ttl_max,
+            predecessors: state.predecessors().to_vec(),
+            members,
+            joint: self.api.consensus.members().is_joint(),
+            age: standing.age,
         };
         drop(state);
         wire::StatusAnswer::from(&status)
@@ -143,23 +164,31 @@ impl Service {
             0 => HISTORY_DEFAULT,
             n => n.min(HISTORY_MAX),
         };
+        let standing = self.api.consensus.standing();
         let state = self.api.consensus.state();
         let tree = find_tree(&state, &request.tree)?;
-        let events: Vec<Event> = state.history(&tree, limit);
+        let (events, revision): (Vec<Event>, u64) = (state.history(&tree, limit), state.revision());
         drop(state);
-        Ok(wire::HistoryAnswer { tree: tree.to_string(), entries: events.iter().map(wire::Event::from).collect() })
+        Ok(wire::HistoryAnswer {
+            tree: tree.to_string(),
+            entries: events.iter().map(wire::Event::from).collect(),
+            revision,
+            quorum: standing.quorum,
+            age_ms: standing.age.map(|age| age.as_millis() as u64),
+        })
     }
 }
 
 /// A tree by its id or its name.
 fn find_tree(state: &State, text: &str) -> Result<TreeId, Status> {
+    // Of a removed tree there is the history still.
     if let Ok(id) = text.parse::<TreeId>()
-        && state.tree(&id).is_some()
+        && (state.tree(&id).is_some() || state.tombstone(&id).is_some())
     {
         return Ok(id);
     }
     let name: TreeName = text.parse().map_err(|e| Status::invalid_argument(format!("tree: {e}")))?;
-    let id = state.tree_named(&name).cloned();
+    let id = state.tree_named(&name).or_else(|| state.removed_named(&name)).cloned();
     id.ok_or_else(|| Status::not_found(format!("there is no tree `{name}`; `treelease tree list` shows those that are")))
 }
 
@@ -169,7 +198,12 @@ fn servers_own(command: &Command) -> Option<&'static str> {
         Command::ExpireSession { .. } => Some("expire_session"),
         Command::EndCopied { .. } => Some("end_copied"),
         Command::EndGrace { .. } => Some("end_grace"),
+        Command::SettleTtl { .. } => Some("settle_ttl"),
+        Command::FenceAttempt { .. } => Some("fence_attempt"),
+        Command::FenceResult { .. } => Some("fence_result"),
+        Command::FenceLapsed { .. } => Some("fence_lapsed"),
         Command::Found { .. } => Some("found"),
+        Command::RaiseTtl { .. } => Some("raise_ttl"),
         _ => None,
     }
 }

@@ -5,8 +5,11 @@
 //! | Do, Status, History | `lease` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
 //! | Watch | `watch` |
+//! | Backup | `backup` |
+//! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
 //! | what other nodes ask; calls to the leader | `peers` |
+//! | where callers come from | [`callers`] |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
 //! another node or again; DEADLINE_EXCEEDED (and CANCELLED, from the transport): unknown, ask again with the same request
@@ -16,7 +19,10 @@
 //! It decides nothing about leases.
 
 pub mod auth;
+mod backup;
+pub mod callers;
 mod lease;
+mod members;
 pub mod nonce;
 mod peers;
 mod renew;
@@ -25,7 +31,6 @@ mod watch;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -42,9 +47,11 @@ use treelease_proto::wire::raft_server::RaftServer;
 use crate::config::Token;
 use crate::consensus::{Consensus, network};
 use crate::failure::{FailStop, Failure};
+use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::Seat;
 use crate::telemetry::Telemetry;
+use callers::Callers;
 use nonce::Nonces;
 
 /// Largest message that is taken.
@@ -79,6 +86,8 @@ pub struct Api {
     pub cluster: Arc<OnceLock<ClusterId>>,
     /// What is counted.
     pub counts: Arc<Telemetry>,
+    /// Fence agents: a policy may name those that this node has.
+    pub runner: Arc<Runner>,
     /// Ends streams, and the server.
     pub closing: CancellationToken,
 }
@@ -88,29 +97,43 @@ pub(crate) struct Service {
     api: Api,
     nonces: Mutex<Nonces>,
     watches: Arc<Semaphore>,
+    /// One at a time.
+    backups: Arc<Semaphore>,
+    /// Held while a change of the members is under way.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// Serves until `api.closing`.
-pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: FailStop) {
+pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailStop) {
     let closing = api.closing.clone();
-    let service = Service { api, nonces: Mutex::new(Nonces::default()), watches: Arc::new(Semaphore::new(WATCHES_MAX)) };
-    let service = Arc::new(service);
+    let service = Arc::new(Service {
+        api,
+        nonces: Mutex::new(Nonces::default()),
+        watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        backups: Arc::new(Semaphore::new(1)),
+        changing: tokio::sync::Mutex::new(()),
+    });
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
         .max_encoding_message_size(network::MESSAGE_MAX);
     let peers = InterceptedService::new(peers, auth::Gatekeeper::new(token.as_ref()));
     let service = LeaseServer::from_arc(service).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(ANSWER_MAX);
     let service = InterceptedService::new(service, auth::Gatekeeper::new(token.as_ref()));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-    let served = Server::builder()
+    let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
         .max_concurrent_streams(STREAMS_MAX)
         .concurrency_limit_per_connection(CALLS_MAX)
         .add_service(service)
-        .add_service(peers)
-        .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned())
-        .await;
+        .add_service(peers);
+    let ended = closing.clone().cancelled_owned();
+    let served = match callers {
+        Callers::Sockets(listener) => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
+            router.serve_with_incoming_shutdown(incoming, ended).await
+        }
+        Callers::Given(incoming) => router.serve_with_incoming_shutdown(incoming, ended).await,
+    };
     if let Err(e) = served
         && !closing.is_cancelled()
     {
@@ -147,6 +170,19 @@ impl wire::lease_server::Lease for Service {
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<watch::Watch>, Status> {
         self.ready()?;
         self.start_watch(request.into_inner()).map(Response::new)
+    }
+
+    type BackupStream = backup::Backup;
+
+    async fn backup(&self, _: Request<wire::BackupRequest>) -> Result<Response<backup::Backup>, Status> {
+        self.ready()?;
+        self.start_backup().await.map(Response::new)
+    }
+
+    async fn change_members(&self, request: Request<wire::MembersRequest>) -> Result<Response<wire::MembersAnswer>, Status> {
+        self.ready()?;
+        let limit = time_left(request.metadata());
+        Service::change_members(self, request.into_inner(), limit).await.map(Response::new)
     }
 }
 

@@ -44,6 +44,10 @@ impl Raft for PeerService {
         self.0.api.consensus.receive_snapshot(request.into_inner()).await.map(Response::new).map_err(turned_away)
     }
 
+    async fn take_over(&self, request: Request<wire::TakeOverRequest>) -> Result<Response<wire::TakeOverAnswer>, Status> {
+        self.0.api.consensus.receive_take_over(request.into_inner()).await.map(Response::new).map_err(turned_away)
+    }
+
     async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardAnswer>, Status> {
         let request = request.into_inner();
         let stamp = self.0.api.consensus.let_in(request.stamp.as_ref()).map_err(turned_away)?;
@@ -51,6 +55,7 @@ impl Raft for PeerService {
         let answer = match request.call {
             Some(Call::Do(call)) => self.0.do_here(call, limit).await.map(Kind::Done),
             Some(Call::Renew(call)) => self.0.renew_here(call).await.map(Kind::Renewed),
+            Some(Call::Members(call)) => self.0.members_here(call, limit).await.map(Kind::Members),
             None => Err(Status::unimplemented("this call is of another version")),
         };
         let kind = answer.unwrap_or_else(|status| {
@@ -61,6 +66,7 @@ impl Raft for PeerService {
 }
 
 /// What the leader's word, or its silence, means for the caller.
+#[allow(clippy::large_enum_variant)] // one at a time, for the length of a call
 pub(super) enum Word {
     /// It answered.
     Said(Kind),

@@ -127,12 +127,10 @@ impl Service {
         }
         let ttl = found.ttl();
         let now = self.api.clock.now();
-        // A session opened since the last tick is not armed yet.
+        // What was applied since the last tick is not armed yet: a new session, or a longer time to live that the answer names.
+        timers.follow(&state, now);
         if !timers.renewed(session, now) {
-            timers.follow(&state, now);
-            if !timers.renewed(session, now) {
-                return Look::Doomed;
-            }
+            return Look::Doomed;
         }
         Look::Alive { leadership, ttl, pairs: state.held_by(session) }
     }

@@ -27,16 +27,18 @@ pub enum TurnedAway {
 /// The largest snapshot that is taken: over two hundred thousand trees at 2 KiB.
 const SNAPSHOT_MAX: u64 = 512 << 20;
 
-type Answered<T> = Result<T, TurnedAway>;
+/// What a node's message brings.
+pub type Answered<T> = Result<T, TurnedAway>;
 
 impl Consensus {
     /// Entries, or a heartbeat.
     pub async fn receive_append(&self, request: wire::AppendRequest) -> Answered<wire::AppendAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
+        let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms);
         let request = messages::append_from_wire(request).map_err(unreadable)?;
         let answer = self.raft.append_entries(request).await.map_err(|e| ending(&e))?;
         if !matches!(answer, AppendAnswer::HigherVote(_)) {
-            self.peers.heard();
+            self.peers.heard(quorum_age);
         }
         Ok(messages::append_answer_to_wire(&answer, stamp))
     }
@@ -52,6 +54,7 @@ impl Consensus {
     /// A piece of a snapshot.
     pub async fn receive_snapshot(&self, request: wire::SnapshotRequest) -> Answered<wire::SnapshotAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
+        let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms);
         let request = messages::snapshot_from_wire(request).map_err(unreadable)?;
         // openraft makes room up to the piece's end, whatever it says.
         if request.offset.saturating_add(request.data.len() as u64) > SNAPSHOT_MAX {
@@ -60,7 +63,7 @@ impl Consensus {
         }
         match self.raft.install_snapshot(request).await {
             Ok(answer) => {
-                self.peers.heard();
+                self.peers.heard(quorum_age);
                 Ok(messages::snapshot_answer_to_wire(Ok(&answer), stamp))
             }
             Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => {

@@ -104,6 +104,20 @@ impl LogStore {
         result.map_err(|e| StorageError::from_io_error(subject, ErrorVerb::Write, e))
     }
 
+    /// Writes down a purge that was not yet, if the state up to `applied` covers it: its snapshot is saved then.
+    pub async fn settle(&self, applied: u64) -> Result<(), StorageError> {
+        let owed = {
+            let mut mem = self.write();
+            match mem.purge_owed {
+                Some(upto) if upto.index <= applied => mem.purge_owed.take(),
+                _ => None,
+            }
+        };
+        let Some(upto) = owed else { return Ok(()) };
+        let meta = vec![(Meta::Purged, codec::log_id_to_bytes(&upto))];
+        self.commit(WriteSet { purge_to: Some(upto.index), meta, ..WriteSet::default() }, ErrorSubject::Log(upto)).await
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Mem> {
         self.mem.read().expect("nothing panics while it holds the log")
     }

@@ -11,13 +11,18 @@ use std::sync::Arc;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError};
 
+use treelease_proto::command::Command;
+
 use super::codec;
 use super::published::Published;
 use super::types::{Entry, LogId, Outcome, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::failure::{FailStop, Failure};
+use crate::fault;
 use crate::lease::{self, State};
 use crate::store::damaged;
+use crate::store::disk::Disk;
 use crate::store::snapshot::SnapshotDir;
+use crate::surroundings::Faults;
 
 /// The state machine of one node.
 pub struct Machine {
@@ -26,6 +31,8 @@ pub struct Machine {
     last: Option<LogId>,
     membership: StoredMembership,
     fail: FailStop,
+    disk: Disk,
+    faults: Faults,
 }
 
 impl Machine {
@@ -35,8 +42,24 @@ impl Machine {
             Some(bytes) => codec::snapshot_from_bytes(&bytes)?,
             None => (SnapshotMeta::default(), State::new()),
         };
+        let mut state = state;
+        state.was_read(meta.last_membership.nodes().map(|(id, _)| *id));
         let published = Arc::new(Published::new(state, meta.last_log_id.map_or(0, |id| id.index)));
-        Ok(Self { published, snapshots, last: meta.last_log_id, membership: meta.last_membership, fail })
+        Ok(Self {
+            published,
+            snapshots,
+            last: meta.last_log_id,
+            membership: meta.last_membership,
+            fail,
+            disk: Disk::default(),
+            faults: Faults::default(),
+        })
+    }
+
+    /// On another disk, and without some rules.
+    #[must_use]
+    pub fn on(self, disk: Disk, faults: Faults) -> Self {
+        Self { disk, faults, ..self }
     }
 
     /// The state for those who look.
@@ -55,6 +78,10 @@ impl Machine {
         let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::default(),
             EntryPayload::Membership(members) => {
+                if members.get_joint_config().len() > 1 && fault::is("die_in_joint") {
+                    std::process::abort();
+                }
+                self.published.write().note_nodes(members.nodes().map(|(id, _)| *id));
                 self.membership = StoredMembership::new(Some(entry.log_id), members);
                 Outcome::default()
             }
@@ -64,7 +91,12 @@ impl Machine {
                 let applied = catch_unwind(AssertUnwindSafe(|| {
                     let mut state = self.published.write();
                     let mut events = Vec::new();
-                    let commands = batch.0.into_iter().map(|proposal| lease::Entry { index, proposal });
+                    let term = entry.log_id.leader_id.term;
+                    let by_term = self.faults.terms_for_leaderships;
+                    let commands = batch.0.into_iter().map(|proposal| match proposal.command {
+                        Command::Lead { .. } if by_term => lease::Entry { index: term, proposal },
+                        _ => lease::Entry { index, proposal },
+                    });
                     let answers = commands.map(|entry| {
                         let applied = state.apply(&entry);
                         events.extend(applied.events);
@@ -118,7 +150,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{index}-{}", uuid::Uuid::new_v4().simple()),
         };
-        Builder { meta, state: self.published.state().clone(), snapshots: self.snapshots.clone() }
+        Builder { meta, state: self.published.state().clone(), snapshots: self.snapshots.clone(), disk: self.disk.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
@@ -128,12 +160,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
         let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(Some(meta.signature())), ErrorVerb::Write, e);
-        let (own, state) = codec::snapshot_from_bytes(&bytes).map_err(failed)?;
+        let (own, mut state) = codec::snapshot_from_bytes(&bytes).map_err(failed)?;
+        state.was_read(own.last_membership.nodes().map(|(id, _)| *id));
         if own != *meta {
             return Err(failed(damaged("the received snapshot is another one than was announced")));
         }
-        let (snapshots, to_save) = (self.snapshots.clone(), meta.clone());
-        save(snapshots, to_save, bytes).await.map_err(failed)?;
+        save(&self.disk, self.snapshots.clone(), meta, bytes).await.map_err(failed)?;
         let revision = state.revision();
         *self.published.write() = state;
         self.published.hub.reset(revision);
@@ -158,19 +190,19 @@ pub struct Builder {
     meta: SnapshotMeta,
     state: State,
     snapshots: SnapshotDir,
+    disk: Disk,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Write, e);
         let bytes = codec::snapshot_to_bytes(&self.meta, &self.state).map_err(failed)?;
-        save(self.snapshots.clone(), self.meta.clone(), bytes.clone()).await.map_err(failed)?;
+        save(&self.disk, self.snapshots.clone(), &self.meta, bytes.clone()).await.map_err(failed)?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(bytes)) })
     }
 }
 
-async fn save(snapshots: SnapshotDir, meta: SnapshotMeta, bytes: Vec<u8>) -> io::Result<()> {
+async fn save(disk: &Disk, snapshots: SnapshotDir, meta: &SnapshotMeta, bytes: Vec<u8>) -> io::Result<()> {
     let index = meta.last_log_id.map_or(0, |id| id.index);
-    let work = tokio::task::spawn_blocking(move || snapshots.save(index, &meta.snapshot_id, &bytes));
-    work.await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    disk.save(snapshots, index, meta.snapshot_id.clone(), bytes).await
 }

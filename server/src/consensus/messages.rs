@@ -4,6 +4,7 @@
 //! by [`super::peers`].
 
 use std::io;
+use std::time::Duration;
 
 use openraft::SnapshotSegmentId;
 use openraft::error::SnapshotMismatch;
@@ -12,16 +13,37 @@ use treelease_proto::wire;
 use super::codec::{
     entry_from_wire, entry_to_wire, log_id_from_wire, log_id_to_wire, meta_from_wire, meta_to_wire, vote_from_wire, vote_to_wire,
 };
+use super::peers::QuorumAge;
 use super::types::{AppendAnswer, AppendRequest, LogId, SnapshotAnswer, SnapshotRequest, Vote, VoteAnswer, VoteRequest};
+use crate::fault;
 use crate::store::damaged;
 
-pub fn append_to_wire(request: &AppendRequest, stamp: wire::Stamp) -> wire::AppendRequest {
+pub fn quorum_age_from_wire(tells: bool, ms: Option<u64>) -> QuorumAge {
+    match (tells && !fault::is("contact_is_quorum"), ms) {
+        (false, _) => QuorumAge::Unsaid,
+        (true, Some(ms)) => QuorumAge::Ago(Duration::from_millis(ms)),
+        (true, None) => QuorumAge::Never,
+    }
+}
+
+fn age_to_wire(age: QuorumAge) -> (bool, Option<u64>) {
+    match age {
+        QuorumAge::Ago(age) => (true, Some(age.as_millis() as u64)),
+        QuorumAge::Never => (true, None),
+        QuorumAge::Unsaid => (false, None),
+    }
+}
+
+pub fn append_to_wire(request: &AppendRequest, stamp: wire::Stamp, age: QuorumAge) -> wire::AppendRequest {
+    let (tells_age, quorum_age_ms) = age_to_wire(age);
     wire::AppendRequest {
         stamp: Some(stamp),
         vote: Some(vote_to_wire(&request.vote)),
         prev: request.prev_log_id.as_ref().map(log_id_to_wire),
         entries: request.entries.iter().map(entry_to_wire).collect(),
         commit: request.leader_commit.as_ref().map(log_id_to_wire),
+        quorum_age_ms,
+        tells_age,
     }
 }
 
@@ -73,7 +95,8 @@ pub fn vote_answer_from_wire(answer: wire::VoteAnswer) -> io::Result<VoteAnswer>
     Ok(VoteAnswer { vote: vote(answer.vote)?, vote_granted: answer.granted, last_log_id: optional(answer.last)? })
 }
 
-pub fn snapshot_to_wire(request: SnapshotRequest, stamp: wire::Stamp) -> wire::SnapshotRequest {
+pub fn snapshot_to_wire(request: SnapshotRequest, stamp: wire::Stamp, age: QuorumAge) -> wire::SnapshotRequest {
+    let (tells_age, quorum_age_ms) = age_to_wire(age);
     wire::SnapshotRequest {
         stamp: Some(stamp),
         vote: Some(vote_to_wire(&request.vote)),
@@ -81,6 +104,8 @@ pub fn snapshot_to_wire(request: SnapshotRequest, stamp: wire::Stamp) -> wire::S
         offset: request.offset,
         data: request.data,
         done: request.done,
+        quorum_age_ms,
+        tells_age,
     }
 }
 

@@ -14,9 +14,11 @@ pub mod codec;
 pub mod confirm;
 pub mod events;
 pub mod gauges;
+pub mod handover;
 pub mod incoming;
 mod log;
 mod machine;
+pub mod members;
 mod messages;
 pub mod network;
 pub mod peers;
@@ -29,6 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
@@ -44,7 +47,7 @@ use self::events::Hub;
 use self::log::{LogStore, Recovered};
 use self::machine::Machine;
 use self::network::Network;
-use self::peers::Peers;
+use self::peers::{Peers, QuorumAge};
 use self::proposer::{ProposeError, Proposer};
 use self::published::Published;
 use self::types::{Batch, Raft};
@@ -52,10 +55,10 @@ use crate::config::Token;
 use crate::failure::{FailStop, Failure, Result};
 use crate::lease::State;
 use crate::store::identity::{Identity, Member, damaged_dir};
-use crate::store::sled::SledBackend;
 use crate::store::snapshot::SnapshotDir;
 use crate::store::writer::Writer;
 use crate::store::{Backend, Counts};
+use crate::surroundings::{Faults, Surroundings};
 
 /// Directories of ours in the data directory, which must not be there without an identity.
 pub const DIRECTORIES: [&str; 2] = ["log", "snapshots"];
@@ -129,6 +132,8 @@ pub struct Standing {
     pub quorum: bool,
     /// Of the last entry in the log.
     pub last_log: u64,
+    /// How long ago a quorum stood behind this node, or behind the leader that it heard last; none: never since it started.
+    pub age: Option<Duration>,
 }
 
 /// One node's part in the agreement.
@@ -142,24 +147,42 @@ pub struct Consensus {
     confirmer: Confirmer,
     writer: Arc<Writer>,
     counts: Arc<Counts>,
+    log: LogStore,
     pace: Pace,
+    /// It gives the leadership of this term away: nothing new is proposed ([`handover`]).
+    leaving: AtomicU64,
     fail: FailStop,
+    faults: Faults,
 }
 
 impl Consensus {
     /// Opens the data directory and starts the node. Blocks while it reads the disk.
-    pub async fn open(dir: &Path, identity: &Identity, pace: Pace, token: Option<Token>, fail: FailStop) -> Result<Self> {
+    pub async fn open(
+        dir: &Path,
+        identity: &Identity,
+        pace: Pace,
+        token: Option<Token>,
+        fail: FailStop,
+        on: &Surroundings,
+    ) -> Result<Self> {
         if identity.formation.is_some() && !dir.join("log").exists() {
             return Err(damaged_dir(dir, "it has promised itself to a cluster and its log is missing"));
         }
-        let peers = Arc::new(Peers::new(identity));
-        let network = Network::new(peers.clone(), token, pace.heartbeat);
+        let peers = Arc::new(Peers::new(identity, pace.election_max));
+        let network = Network::new(peers.clone(), token, pace.heartbeat, on.dial.clone());
+        let faults = on.faults.in_this_build();
         let broken = |e: std::io::Error| storage_failure(dir, &e);
-        let mut backend = SledBackend::open(&dir.join("log")).map_err(broken)?;
+        let (log_dir, kind) = (dir.join("log"), identity.store);
+        let opened = match on.disk.simulated(&log_dir) {
+            Some(simulated) => simulated,
+            None if identity.is_unfinished() => kind.open_unfinished(&log_dir),
+            None => kind.open(&log_dir),
+        };
+        let mut backend = opened.map_err(broken)?;
         let counts = backend.counts();
         let recovered = Recovered::read(backend.load().map_err(broken)?).map_err(broken)?;
         let snapshots = SnapshotDir::open(&dir.join("snapshots")).map_err(broken)?;
-        let machine = Machine::open(snapshots, fail.clone()).map_err(broken)?;
+        let machine = Machine::open(snapshots, fail.clone()).map_err(broken)?.on(on.disk.clone(), faults);
         if identity.initialized && !recovered.is_complete() {
             return Err(damaged_dir(dir, "log or vote are missing, though this node was complete once"));
         }
@@ -167,15 +190,21 @@ impl Consensus {
             return Err(damaged_dir(dir, "entries were purged from the log, and the snapshot that covers them is missing"));
         }
         let published = machine.published();
-        let writer = Arc::new(Writer::start(backend, fail.clone()).map_err(|e| Failure::internal(format!("no thread: {e}")))?);
+        let writer = on.disk.writer(backend, fail.clone()).map_err(|e| Failure::internal(format!("no thread: {e}")))?;
+        let writer = Arc::new(writer);
         let log = LogStore::new(recovered, writer.clone());
         let config = Arc::new(raft_config(&pace)?);
-        let raft = Raft::new(identity.node, config, network.clone(), log, machine)
+        let raft = Raft::new(identity.node, config, network.clone(), log.clone(), machine)
             .await
             .map_err(|e| Failure::storage(format!("the log in {} cannot be used: {e}", dir.display())))?;
+        network.tell_quorum(quorum_age(&raft));
+        peers.members_are(members::recovered(&raft).await?.nodes, published.state().node_ids());
+        members::follow(&raft, peers.clone(), published.clone());
         let proposer = Proposer::start(writes(raft.clone()));
         let confirmer = Confirmer::start(rounds(raft.clone()));
-        let own = Self { node: identity.node, raft, peers, network, published, proposer, confirmer, writer, counts, pace, fail };
+        let (node, leaving) = (identity.node, AtomicU64::new(0));
+        let own =
+            Self { node, raft, peers, network, published, proposer, confirmer, writer, counts, log, pace, leaving, fail, faults };
         own.watch_for_the_end();
         Ok(own)
     }
@@ -199,7 +228,7 @@ impl Consensus {
         &self.peers
     }
 
-    /// Where this node is reached, as the cluster was formed; empty: it is a single node.
+    /// Where this node is reached, as the cluster has it; empty: it is a single node.
     pub fn own_address(&self) -> String {
         self.peers.own_address()
     }
@@ -217,6 +246,17 @@ impl Consensus {
     /// Whether the log holds something, as far as this node has said.
     pub fn has_log(&self) -> bool {
         self.raft.metrics().borrow().last_log_index.is_some()
+    }
+
+    /// The shortest time to live that so many nodes allow, at this pace.
+    pub fn least_ttl(&self, nodes: usize) -> Ttl {
+        self.pace.least_ttl(nodes)
+    }
+
+    /// Has on disk what the log owes it, as far as a saved snapshot covers it: from then on this directory's log is complete.
+    pub async fn settle(&self) -> Result<()> {
+        let applied = *self.published.applied().borrow();
+        self.log.settle(applied).await.map_err(|e| Failure::storage(format!("the log cannot be written: {e}")))
     }
 
     /// Waits until some node leads.
@@ -246,6 +286,9 @@ impl Consensus {
 
     /// Confirms, with a quorum and after this call, that this node leads, and waits until its state goes that far (I5).
     pub async fn confirm(&self) -> std::result::Result<(), Unconfirmed> {
+        if self.faults.local_reads {
+            return Ok(());
+        }
         self.confirmer.confirm().await
     }
 
@@ -294,16 +337,18 @@ impl Consensus {
     pub fn standing(&self) -> Standing {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let lately = metrics.millis_since_quorum_ack.is_some_and(|ms| ms < self.pace.election_max.as_millis() as u64);
-        let quorum = match metrics.state {
-            ServerState::Leader => lately,
-            _ => metrics.current_leader.is_some() && self.peers.heard_within(self.pace.election_max),
+        // A follower cannot know by itself: the leader that it hears may be cut off together with it.
+        let age = match metrics.state {
+            ServerState::Leader => metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            _ => self.peers.quorum_age(),
         };
+        let quorum = metrics.current_leader.is_some() && age.is_some_and(|age| age < self.pace.election_max);
         Standing {
             leader: metrics.current_leader.filter(|_| quorum),
             nodes: metrics.membership_config.nodes().count() as u32,
             quorum,
             last_log: metrics.last_log_index.unwrap_or(0),
+            age,
         }
     }
 
@@ -323,6 +368,9 @@ impl Consensus {
         let metrics = metrics.borrow();
         if metrics.running_state.is_err() {
             return Err(ProposeError::Stopping);
+        }
+        if metrics.state == ServerState::Leader && metrics.current_term == self.leaving.load(Ordering::SeqCst) {
+            return Err(ProposeError::NotLeading { leader: None });
         }
         if metrics.state != ServerState::Leader {
             return Err(ProposeError::NotLeading { leader: metrics.current_leader.filter(|id| *id != self.node) });
@@ -347,6 +395,15 @@ impl Consensus {
                 Some(e) => fail.report(Failure::storage(format!("the node cannot go on: {e}"))),
             }
         });
+    }
+}
+
+/// What this node says of its quorum while it leads.
+fn quorum_age(raft: &Raft) -> impl Fn() -> QuorumAge + Send + Sync + 'static {
+    let metrics = raft.metrics();
+    move || match metrics.borrow().millis_since_quorum_ack {
+        Some(ms) => QuorumAge::Ago(Duration::from_millis(ms)),
+        None => QuorumAge::Never,
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use openraft::error::{Fatal, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
@@ -21,7 +21,7 @@ use treelease_proto::wire;
 use treelease_proto::wire::raft_client::RaftClient;
 
 use super::messages;
-use super::peers::Peers;
+use super::peers::{Peers, QuorumAge};
 use super::types::{AppendAnswer, AppendRequest, SnapshotAnswer, SnapshotRequest, TypeConfig, VoteAnswer, VoteRequest};
 use crate::config::Token;
 use crate::store::identity::Member;
@@ -45,6 +45,23 @@ enum Lane {
     Calls,
 }
 
+/// How a connection is made: over this machine's network, unless something else is given.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn(&Endpoint) -> Channel + Send + Sync>);
+
+impl Dial {
+    /// Another way.
+    pub fn new(connect: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static) -> Self {
+        Self(Arc::new(connect))
+    }
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self::new(Endpoint::connect_lazy)
+    }
+}
+
 /// A call that brought no word of the node that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
@@ -60,15 +77,27 @@ pub struct Network {
     peers: Arc<Peers>,
     token: Option<Token>,
     backoff: Duration,
+    dial: Dial,
     channels: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
     /// Members that are not reached, and why: said once when it changes, not at every heartbeat.
     away: Arc<Mutex<BTreeMap<NodeId, String>>>,
+    /// What a leader says of its quorum with every message.
+    quorum_age: Arc<OnceLock<Box<dyn Fn() -> QuorumAge + Send + Sync>>>,
 }
 
 impl Network {
     /// Nothing is connected yet. After a peer was unreachable openraft waits `backoff` before it tries again.
-    pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration) -> Self {
-        Self { peers, token, backoff, channels: Arc::default(), away: Arc::default() }
+    pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration, dial: Dial) -> Self {
+        Self { peers, token, backoff, dial, channels: Arc::default(), away: Arc::default(), quorum_age: Arc::default() }
+    }
+
+    /// Where to look for what this node says of its quorum; once.
+    pub fn tell_quorum(&self, age: impl Fn() -> QuorumAge + Send + Sync + 'static) {
+        let _ = self.quorum_age.set(Box::new(age));
+    }
+
+    fn quorum_age(&self) -> QuorumAge {
+        self.quorum_age.get().map_or(QuorumAge::Never, |age| age())
     }
 
     /// Asks whoever is at this address who it is.
@@ -107,8 +136,19 @@ impl Network {
             Ok(Err(status)) => return Err(Lost::Perhaps(said(&status))),
             Err(_) => return Err(Lost::Perhaps(format!("no answer within {} ms", limit.as_millis()))),
         };
-        self.peers.check_answer(answer.stamp.as_ref(), leader).map_err(Lost::Perhaps)?;
+        self.peers.check_answer(answer.stamp.as_ref(), leader, &member.disk).map_err(Lost::Perhaps)?;
         answer.kind.ok_or_else(|| Lost::Perhaps("the answer is of another version".into()))
+    }
+
+    /// Asks a member to lead. The error says why it does not.
+    pub async fn take_over(&self, node: NodeId, limit: Duration) -> Result<(), String> {
+        let member = self.peers.member(node).ok_or_else(|| format!("node {node} is not known here"))?;
+        let stamp = self.peers.stamp(node, &member.disk).ok_or("there is no cluster yet")?;
+        let mut client = self.client(&member.addr, Lane::Calls)?;
+        let request = self.request(wire::TakeOverRequest { stamp: Some(stamp) }, limit);
+        let answer = client.take_over(request).await.map_err(|status| said(&status))?.into_inner();
+        self.peers.check_answer(answer.stamp.as_ref(), node, &member.disk)?;
+        if answer.why_not.is_empty() { Ok(()) } else { Err(answer.why_not) }
     }
 
     fn client(&self, addr: &str, lane: Lane) -> Result<RaftClient<Channel>, String> {
@@ -123,7 +163,7 @@ impl Network {
                     .keep_alive_timeout(KEEPALIVE_LIMIT)
                     .keep_alive_while_idle(true)
                     .tcp_nodelay(true);
-                let channel = endpoint.connect_lazy();
+                let channel = (self.dial.0)(&endpoint);
                 channels.insert((addr.to_owned(), lane), channel.clone());
                 channel
             }
@@ -184,7 +224,7 @@ impl Peer {
         stamp: impl Fn(&T) -> Option<&wire::Stamp>,
     ) -> Result<T, Error<E>> {
         let answer = answer.map_err(|status| self.unreachable(said(&status)))?.into_inner();
-        self.network.peers.check_answer(stamp(&answer), self.id).map_err(|why| self.unreachable(why))?;
+        self.network.peers.check_answer(stamp(&answer), self.id, &self.member.disk).map_err(|why| self.unreachable(why))?;
         let was_away = self.network.away.lock().expect("nothing panics while it holds the map").remove(&self.id);
         if was_away.is_some() {
             tracing::info!("node {} at {} is reached again", self.id, self.member.addr);
@@ -196,7 +236,8 @@ impl Peer {
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(&mut self, request: AppendRequest, option: RPCOption) -> Result<AppendAnswer, Error> {
         let (mut client, stamp) = self.client()?;
-        let request = self.network.request(messages::append_to_wire(&request, stamp), option.soft_ttl());
+        let request =
+            self.network.request(messages::append_to_wire(&request, stamp, self.network.quorum_age()), option.soft_ttl());
         let answer = self.heard(client.append(request).await, |answer| answer.stamp.as_ref())?;
         messages::append_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))
     }
@@ -207,7 +248,8 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotAnswer, Error<RaftError<NodeId, InstallSnapshotError>>> {
         let (mut client, stamp) = self.client()?;
-        let request = self.network.request(messages::snapshot_to_wire(request, stamp), option.soft_ttl());
+        let request =
+            self.network.request(messages::snapshot_to_wire(request, stamp, self.network.quorum_age()), option.soft_ttl());
         let answer = self.heard(client.snapshot(request).await, |answer| answer.stamp.as_ref())?;
         match messages::snapshot_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))? {
             Ok(answer) => Ok(answer),

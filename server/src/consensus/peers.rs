@@ -1,30 +1,81 @@
 //! Who may speak to this node, and in whose name it speaks.
 //!
 //! Promises (I7): a message counts only if it is of this cluster, meant for this node *and for this data directory*, and from
-//! a member under the disk that the formation names for it. So a wiped node's votes and answers are nobody's, a request that
-//! reached another node than it was meant for changes nothing, and two clusters on swapped addresses never mix. Both ends
-//! check: the receiver the request, the sender the answer. Before this directory has promised itself to a formation, nobody
-//! may speak to it but with `Hello` and `Promise`. It also remembers when a leader was last heard.
+//! a member under the disk that the membership has for it: the current one, as this node's log has it, and before there is a
+//! log the one that the directory has promised itself to. So a wiped node's votes and answers are nobody's, nor are those of
+//! one that was removed; a request that reached another node than it was meant for changes nothing, and two clusters on
+//! swapped addresses never mix. Both ends check: the receiver the request, the sender the answer, against the very member that
+//! it asked. Before this directory belongs to a cluster, nobody may speak to it but with `Hello` and `Promise`.
 //!
+//! One exception, and why it is none to the promise: a node that was away while members came and went may know none of those
+//! that are there now, and would turn away the only ones who could tell it. So a number that it has *never heard of* is
+//! believed while it hears no leader at all. Whose votes and answers make a quorum is decided by who counts them, who asks
+//! members by their disks; the receiver's check is a second door.
+//!
+//! It also remembers when a leader was last heard, what that said about its quorum, and who answered when.
 //! It does not know the network, and trusts what a stamp says: without TLS a name is only claimed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use treelease_proto::id::NodeId;
+use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::wire;
 
+use crate::fault;
 use crate::store::identity::{Formation, Identity, Member};
 use crate::telemetry::Counter;
+
+/// The cluster of this directory, and its members as far as they are known.
+#[derive(Debug, Clone)]
+struct Known {
+    cluster: ClusterId,
+    members: BTreeMap<NodeId, Member>,
+    /// Every number that this node has ever seen in a membership: one that is in no membership now was removed.
+    seen: BTreeSet<NodeId>,
+}
+
+impl Known {
+    fn new(formation: &Formation) -> Self {
+        Self {
+            cluster: formation.cluster.clone(),
+            members: formation.members.clone(),
+            seen: formation.members.keys().copied().collect(),
+        }
+    }
+}
+
+/// A leader's last word.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    at: Instant,
+    /// How long ago a quorum had answered it then.
+    quorum_age: QuorumAge,
+}
+
+/// What a leader says about its quorum with every message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuorumAge {
+    /// So long ago.
+    Ago(Duration),
+    /// Not since it leads.
+    Never,
+    /// It is of a version that does not say.
+    Unsaid,
+}
 
 /// What this node knows of the others.
 #[derive(Debug)]
 pub struct Peers {
     node: NodeId,
     disk: String,
-    formation: RwLock<Option<Formation>>,
-    heard: Mutex<Option<Instant>>,
+    known: RwLock<Option<Known>>,
+    heard: Mutex<Option<Heard>>,
+    /// When each other node answered last.
+    answered: Mutex<BTreeMap<NodeId, Instant>>,
+    /// While no leader was heard for so long, a number that was never heard of is believed.
+    out_of_touch: Duration,
     /// Why a message was turned away last.
     turned_away: Mutex<String>,
     /// How many were.
@@ -32,59 +83,106 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Of a node with this identity.
-    pub fn new(identity: &Identity) -> Self {
+    /// Of a node with this identity. `out_of_touch`: the election time-out.
+    pub fn new(identity: &Identity, out_of_touch: Duration) -> Self {
+        let own = Member { addr: String::new(), disk: identity.data_dir.clone() };
+        // A single node that was complete once is a cluster too.
+        let alone = || Formation { cluster: identity.cluster.clone(), members: BTreeMap::from([(identity.node, own)]) };
+        let formation = identity.formation.clone().or_else(|| identity.initialized.then(alone));
         Self {
             node: identity.node,
             disk: identity.data_dir.clone(),
-            formation: RwLock::new(identity.formation.clone()),
+            known: RwLock::new(formation.as_ref().map(Known::new)),
             heard: Mutex::new(None),
+            answered: Mutex::default(),
+            out_of_touch,
             turned_away: Mutex::default(),
             turned_away_count: Counter::default(),
         }
     }
 
-    /// This node has promised itself, durably, to that formation.
-    pub fn formed(&self, formation: Formation) {
-        *self.formation.write().expect("nothing panics while it holds the formation") = Some(formation);
+    /// This directory belongs to that cluster now, durably.
+    pub fn formed(&self, formation: &Formation) {
+        self.known.write().expect("nothing panics while it holds the members").get_or_insert_with(|| Known::new(formation));
+    }
+
+    /// The log of this node has these members now; `used` are all numbers that any had.
+    pub fn members_are(&self, members: BTreeMap<NodeId, Member>, used: &BTreeSet<NodeId>) {
+        let mut known = self.known.write().expect("nothing panics while it holds the members");
+        let Some(known) = known.as_mut().filter(|_| !members.is_empty()) else { return };
+        known.seen.extend(members.keys().chain(used));
+        known.members = members;
     }
 
     /// Where a member is reached.
     pub fn member(&self, node: NodeId) -> Option<Member> {
-        let formation = self.formation.read().expect("nothing panics while it holds the formation");
-        formation.as_ref().and_then(|f| f.members.get(&node).cloned())
+        self.read().as_ref().and_then(|known| known.members.get(&node).cloned())
     }
 
-    /// Where this node is reached, as the cluster was formed; empty: it is a single node.
+    /// Where this node is reached, as the cluster has it; empty: it is a single node.
     pub fn own_address(&self) -> String {
-        self.member(self.node).map(|member| member.addr).unwrap_or_default()
-    }
-
-    /// How many nodes the cluster was formed of.
-    pub fn formed_of(&self) -> Option<usize> {
-        let formation = self.formation.read().expect("nothing panics while it holds the formation");
-        formation.as_ref().map(|f| f.members.len())
+        let known = self.read();
+        let several = known.as_ref().filter(|known| known.members.len() > 1);
+        several.and_then(|known| known.members.get(&self.node)).map(|member| member.addr.clone()).unwrap_or_default()
     }
 
     /// In this node's name, to that one. `None`: there is no cluster yet.
     pub fn stamp(&self, to: NodeId, to_disk: &str) -> Option<wire::Stamp> {
-        let formation = self.formation.read().expect("nothing panics while it holds the formation");
-        let cluster = formation.as_ref()?.cluster.to_string();
+        let cluster = self.read().as_ref()?.cluster.to_string();
         Some(wire::Stamp { cluster, node: self.node, disk: self.disk.clone(), to, to_disk: to_disk.into() })
     }
 
     /// Whether a message counts. The error says why not, for both logs.
     pub fn check(&self, stamp: Option<&wire::Stamp>) -> Result<NodeId, String> {
         let stamp = stamp.ok_or("the message does not say who sent it")?;
-        let formation = self.formation.read().expect("nothing panics while it holds the formation");
-        let Some(formation) = formation.as_ref() else {
-            return Err(format!("node {} with disk {} belongs to no cluster of several nodes", self.node, self.disk));
+        let known = self.read();
+        let known = self.for_us(stamp, known.as_ref())?;
+        match known.members.get(&stamp.node) {
+            Some(member) if member.disk == stamp.disk || fault::is("any_disk") => Ok(stamp.node),
+            Some(member) => Err(format!(
+                "node {} has disk {}, the message is from disk {}: a wiped node is removed and added under a new id",
+                stamp.node,
+                member.disk,
+                short(&stamp.disk)
+            )),
+            None if known.seen.contains(&stamp.node) => {
+                Err(format!("node {} was removed from cluster {}", stamp.node, known.cluster))
+            }
+            None if known.members.values().any(|member| member.disk == stamp.disk) || stamp.disk.is_empty() => {
+                Err(format!("disk {} is not node {}'s", short(&stamp.disk), stamp.node))
+            }
+            None if !self.heard_within(self.out_of_touch) => Ok(stamp.node),
+            None => Err(format!("node {} is no member of cluster {}", stamp.node, known.cluster)),
+        }
+    }
+
+    /// Whether an answer counts that was asked of that member.
+    pub fn check_answer(&self, stamp: Option<&wire::Stamp>, asked: NodeId, disk: &str) -> Result<(), String> {
+        let stamp = stamp.ok_or("the answer does not say who sent it")?;
+        self.for_us(stamp, self.read().as_ref())?;
+        match stamp.node == asked && stamp.disk == disk {
+            true => {
+                self.answered.lock().expect("nothing panics while it holds the times").insert(asked, Instant::now());
+                Ok(())
+            }
+            false => Err(format!(
+                "node {asked} with disk {disk} was asked and node {} with disk {} answered",
+                stamp.node,
+                short(&stamp.disk)
+            )),
+        }
+    }
+
+    /// Of this cluster, meant for this node and this directory.
+    fn for_us<'a>(&self, stamp: &wire::Stamp, known: Option<&'a Known>) -> Result<&'a Known, String> {
+        let Some(known) = known else {
+            return Err(format!("node {} with disk {} belongs to no cluster yet", self.node, self.disk));
         };
-        if stamp.cluster != formation.cluster.as_str() {
+        if stamp.cluster != known.cluster.as_str() {
             return Err(format!(
                 "node {} is of cluster {}, the message is of cluster {}",
                 self.node,
-                formation.cluster,
+                known.cluster,
                 short(&stamp.cluster)
             ));
         }
@@ -97,24 +195,11 @@ impl Peers {
                 short(&stamp.to_disk)
             ));
         }
-        match formation.members.get(&stamp.node) {
-            Some(member) if member.disk == stamp.disk => Ok(stamp.node),
-            Some(member) => Err(format!(
-                "node {} has disk {}, the message is from disk {}: a wiped node is removed and added under a new id",
-                stamp.node,
-                member.disk,
-                short(&stamp.disk)
-            )),
-            None => Err(format!("node {} is no member of cluster {}", stamp.node, formation.cluster)),
-        }
+        Ok(known)
     }
 
-    /// Whether an answer counts that was asked of that node.
-    pub fn check_answer(&self, stamp: Option<&wire::Stamp>, asked: NodeId) -> Result<(), String> {
-        match self.check(stamp)? {
-            from if from == asked => Ok(()),
-            from => Err(format!("node {asked} was asked and node {from} answered")),
-        }
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Option<Known>> {
+        self.known.read().expect("nothing panics while it holds the members")
     }
 
     /// A message was turned away. Said once for each reason in a row: it comes again with every heartbeat.
@@ -132,14 +217,30 @@ impl Peers {
         self.turned_away_count.get()
     }
 
-    /// A leader's message was accepted.
-    pub fn heard(&self) {
-        *self.heard.lock().expect("nothing panics while it holds the time") = Some(Instant::now());
+    /// A leader's message was accepted, and this is what it said about its quorum.
+    pub fn heard(&self, quorum_age: QuorumAge) {
+        *self.heard.lock().expect("nothing panics while it holds the time") = Some(Heard { at: Instant::now(), quorum_age });
     }
 
     /// Whether a leader was heard within this time.
     pub fn heard_within(&self, limit: Duration) -> bool {
-        self.heard.lock().expect("nothing panics while it holds the time").is_some_and(|at| at.elapsed() < limit)
+        self.heard.lock().expect("nothing panics while it holds the time").is_some_and(|heard| heard.at.elapsed() < limit)
+    }
+
+    /// How long ago a quorum stood behind the leader that was heard last; none: it was never heard, or never had one.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let heard = (*self.heard.lock().expect("nothing panics while it holds the time"))?;
+        match heard.quorum_age {
+            QuorumAge::Ago(age) => Some(age.saturating_add(heard.at.elapsed())),
+            QuorumAge::Unsaid => Some(heard.at.elapsed()),
+            QuorumAge::Never => None,
+        }
+    }
+
+    /// Who has answered this node within this time.
+    pub fn answered_within(&self, limit: Duration) -> BTreeSet<NodeId> {
+        let answered = self.answered.lock().expect("nothing panics while it holds the times");
+        answered.iter().filter(|(_, at)| at.elapsed() < limit).map(|(id, _)| *id).collect()
     }
 }
 
@@ -148,64 +249,5 @@ fn short(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-    use treelease_proto::id::ClusterId;
-
-    fn formation() -> Formation {
-        let member = |id: NodeId| (id, Member { addr: format!("host:{id}"), disk: format!("disk-{id}") });
-        Formation { cluster: ClusterId::random(), members: BTreeMap::from([member(1), member(2), member(3)]) }
-    }
-
-    fn peers(node: NodeId, formation: Option<Formation>) -> Peers {
-        Peers {
-            node,
-            disk: format!("disk-{node}"),
-            formation: RwLock::new(formation),
-            heard: Mutex::new(None),
-            turned_away: Mutex::default(),
-            turned_away_count: Counter::default(),
-        }
-    }
-
-    #[test]
-    fn a_message_between_two_members_counts() {
-        let formed = formation();
-        let (one, two) = (peers(1, Some(formed.clone())), peers(2, Some(formed)));
-        let stamp = one.stamp(2, "disk-2").unwrap();
-        assert_eq!(two.check(Some(&stamp)), Ok(1));
-        assert_eq!(two.check_answer(Some(&stamp), 1), Ok(()));
-        assert!(two.check_answer(Some(&stamp), 3).is_err());
-    }
-
-    #[test]
-    fn another_cluster_node_or_disk_counts_for_nothing() {
-        let formed = formation();
-        let (one, two) = (peers(1, Some(formed.clone())), peers(2, Some(formed)));
-        let good = one.stamp(2, "disk-2").unwrap();
-        let wrong = [
-            wire::Stamp { cluster: ClusterId::random().to_string(), ..good.clone() },
-            wire::Stamp { cluster: String::new(), ..good.clone() },
-            wire::Stamp { to: 3, ..good.clone() },
-            wire::Stamp { to_disk: "disk-3".into(), ..good.clone() },
-            wire::Stamp { to_disk: String::new(), ..good.clone() },
-            wire::Stamp { disk: "wiped".into(), ..good.clone() },
-            wire::Stamp { disk: String::new(), ..good.clone() },
-            wire::Stamp { node: 3, ..good.clone() },
-            wire::Stamp { node: 4, ..good },
-        ];
-        for stamp in wrong {
-            assert!(two.check(Some(&stamp)).is_err(), "{stamp:?}");
-        }
-        assert!(two.check(None).is_err());
-    }
-
-    #[test]
-    fn before_the_promise_nobody_may_speak() {
-        let formed = formation();
-        let (one, two) = (peers(1, Some(formed)), peers(2, None));
-        assert!(two.check(Some(&one.stamp(2, "disk-2").unwrap())).is_err());
-        assert_eq!(two.stamp(1, "disk-1"), None);
-    }
-}
+#[path = "peers_tests.rs"]
+mod tests;

@@ -19,30 +19,37 @@ use super::machine::Machine;
 use super::types::{Batch, Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use crate::failure::FailStop;
 use crate::store::identity::Member;
-use crate::store::sled::SledBackend;
 use crate::store::snapshot::SnapshotDir;
 use crate::store::writer::Writer;
-use crate::store::{Backend, Loaded};
+use crate::store::{Kind, Loaded};
 
-struct InTemporaryDirectories;
+struct InTemporaryDirectories(Kind);
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for InTemporaryDirectories {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (log, machine, _) = open(dir.path());
+        let (log, machine, _) = open(self.0, dir.path());
         Ok((dir, log, machine))
     }
 }
 
 #[test]
 fn log_and_state_machine_pass_openrafts_storage_suite() {
-    Suite::test_all(InTemporaryDirectories).unwrap();
+    for kind in Kind::ALL {
+        Suite::test_all(InTemporaryDirectories(kind)).unwrap();
+    }
 }
 
 #[tokio::test]
 async fn log_vote_and_purge_are_read_back_after_a_restart() {
+    for kind in Kind::ALL {
+        read_back(kind).await;
+    }
+}
+
+async fn read_back(kind: Kind) {
     let dir = tempfile::tempdir().unwrap();
-    let (mut log, _, writer) = open(dir.path());
+    let (mut log, _, writer) = open(kind, dir.path());
     log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
     log.blocking_append((0..10).map(|i| blank_ent(3, 1, i))).await.unwrap();
     log.save_committed(Some(log_id(3, 1, 8))).await.unwrap();
@@ -53,9 +60,9 @@ async fn log_vote_and_purge_are_read_back_after_a_restart() {
     log.blocking_append([blank_ent(3, 1, 11)]).await.unwrap();
     writer.stop();
 
-    let loaded = load(dir.path());
+    let loaded = load(kind, dir.path());
     assert_eq!(loaded.log.keys().copied().collect::<Vec<_>>(), (5..=11).collect::<Vec<_>>());
-    let (mut again, _, _) = open(dir.path());
+    let (mut again, _, _) = open(kind, dir.path());
     assert_eq!(again.read_vote().await.unwrap(), Some(Vote::new_committed(3, 1)));
     assert_eq!(again.read_committed().await.unwrap(), Some(log_id(3, 1, 8)));
     let state = again.get_log_state().await.unwrap();
@@ -67,34 +74,56 @@ async fn log_vote_and_purge_are_read_back_after_a_restart() {
 #[tokio::test]
 async fn i7_a_purge_is_not_on_disk_before_the_next_append() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut log, _, writer) = open(dir.path());
+    let (mut log, _, writer) = open(Kind::default(), dir.path());
     log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
     log.blocking_append((0..5).map(|i| blank_ent(3, 1, i))).await.unwrap();
     log.purge(log_id(3, 1, 100)).await.unwrap();
     log.save_vote(&Vote::new_committed(4, 1)).await.unwrap();
     writer.stop();
-    let loaded = load(dir.path());
+    let loaded = load(Kind::default(), dir.path());
     assert_eq!(loaded.log.keys().copied().collect::<Vec<_>>(), (0..5).collect::<Vec<_>>());
     assert_eq!(Recovered::read(loaded).unwrap().purged(), None);
 
-    let (mut log, _, writer) = open(dir.path());
+    let (mut log, _, writer) = open(Kind::default(), dir.path());
     log.purge(log_id(3, 1, 100)).await.unwrap();
     log.blocking_append([blank_ent(4, 1, 101)]).await.unwrap();
     writer.stop();
-    let loaded = load(dir.path());
+    let loaded = load(Kind::default(), dir.path());
     assert_eq!(loaded.log.keys().copied().collect::<Vec<_>>(), [101]);
     assert_eq!(Recovered::read(loaded).unwrap().purged(), Some(100));
+}
+
+/// A node that joined by a snapshot calls its directory complete: then it must be, also when it is killed before the next append.
+#[tokio::test]
+async fn i7_what_a_saved_snapshot_covers_is_settled_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _, writer) = open(Kind::Sled, dir.path());
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    log.purge(log_id(3, 1, 100)).await.unwrap();
+    log.settle(99).await.unwrap();
+    assert_eq!(Recovered::read(load_of(&dir, writer)).unwrap().purged(), None, "that snapshot may not be saved yet");
+
+    let (mut log, _, writer) = open(Kind::Sled, dir.path());
+    log.purge(log_id(3, 1, 100)).await.unwrap();
+    log.settle(100).await.unwrap();
+    let settled = Recovered::read(load_of(&dir, writer)).unwrap();
+    assert_eq!((settled.purged(), settled.is_complete()), (Some(100), true));
+}
+
+fn load_of(dir: &TempDir, writer: Arc<Writer>) -> Loaded {
+    writer.stop();
+    load(Kind::Sled, dir.path())
 }
 
 #[tokio::test]
 async fn a_log_that_lost_its_beginning_or_committed_entries_is_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut log, _, writer) = open(dir.path());
+    let (mut log, _, writer) = open(Kind::default(), dir.path());
     log.blocking_append((0..4).map(|i| blank_ent(1, 1, i))).await.unwrap();
     log.save_committed(Some(log_id(1, 1, 3))).await.unwrap();
     log.blocking_append([blank_ent(1, 1, 4)]).await.unwrap();
     writer.stop();
-    let whole = load(dir.path());
+    let whole = load(Kind::default(), dir.path());
     Recovered::read(whole.clone()).unwrap();
 
     let mut no_beginning = whole.clone();
@@ -111,12 +140,12 @@ async fn a_log_that_lost_its_beginning_or_committed_entries_is_damage() {
 #[tokio::test]
 async fn a_snapshot_brings_the_state_back_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let (_, mut machine, _) = open(dir.path());
+    let (_, mut machine, _) = open(Kind::default(), dir.path());
     machine.apply([blank_ent(1, 1, 0), batch_entry(1)]).await.unwrap();
     let before = machine.published().state().clone();
     assert!(before.cluster().is_some());
     machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
-    let (_, mut again, _) = open(&dir.path().join("elsewhere"));
+    let (_, mut again, _) = open(Kind::default(), &dir.path().join("elsewhere"));
     assert!(again.published().state().cluster().is_none());
     let snapshot = machine.get_current_snapshot().await.unwrap().unwrap();
     again.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
@@ -153,16 +182,16 @@ proptest! {
     }
 }
 
-fn open(dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
-    let mut backend = SledBackend::open(&dir.join("log")).unwrap();
+fn open(kind: Kind, dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
+    let mut backend = kind.open(&dir.join("log")).unwrap();
     let recovered = Recovered::read(backend.load().unwrap()).unwrap();
     let writer = Arc::new(Writer::start(backend, FailStop::new()).unwrap());
     let machine = Machine::open(SnapshotDir::open(&dir.join("snapshots")).unwrap(), FailStop::new()).unwrap();
     (LogStore::new(recovered, writer.clone()), machine, writer)
 }
 
-fn load(dir: &Path) -> Loaded {
-    SledBackend::open(&dir.join("log")).unwrap().load().unwrap()
+fn load(kind: Kind, dir: &Path) -> Loaded {
+    kind.open(&dir.join("log")).unwrap().load().unwrap()
 }
 
 fn batch_entry(index: u64) -> Entry {

@@ -32,6 +32,8 @@ const _: () = assert!(GAP.as_millis() >= 5 * TICK.as_millis());
 enum Timed {
     Session(SessionId),
     Cooling(TreeId),
+    /// A lower TTL comes into force.
+    Settle(SessionId),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,12 +53,22 @@ struct CoolingTimer {
     named: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SettleTimer {
+    /// The TTL that a renewal may still have been answered with.
+    before: Duration,
+    incarnation: u64,
+    deadline: Duration,
+    named: bool,
+}
+
 /// All timers of a leader; of a node that does not lead, nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Timers {
     leading: Option<Leadership>,
     sessions: BTreeMap<SessionId, SessionTimer>,
     coolings: BTreeMap<TreeId, CoolingTimer>,
+    settles: BTreeMap<SessionId, SettleTimer>,
     /// The deadline of everything that was not named yet, soonest first.
     deadlines: BTreeSet<(Duration, Timed)>,
     last_tick: Option<BootTime>,
@@ -76,6 +88,11 @@ impl Timers {
         self.follow(state, now);
     }
 
+    /// A control's, in place of [`Self::promote`]: leads on with timers as they are.
+    pub fn go_on(&mut self, leadership: Leadership) {
+        self.leading = Some(leadership);
+    }
+
     /// This node leads no more. Dooms end with their leadership.
     pub fn demote(&mut self) {
         *self = Self::default();
@@ -93,6 +110,7 @@ impl Timers {
         }
         self.followed = Some(state.timed());
         self.follow_sessions(state, now);
+        self.follow_settles(state, now);
         self.follow_coolings(state, now);
     }
 
@@ -104,7 +122,7 @@ impl Timers {
             }
         }
         for (id, session) in state.sessions() {
-            let (ttl, incarnation) = (session.ttl().get(), session.incarnation());
+            let (ttl, incarnation) = (session.outlives().get(), session.incarnation());
             let doomed = match self.sessions.get(id) {
                 Some(timer) if timer.ttl == ttl && timer.incarnation == incarnation => continue,
                 // The expiry in flight comes after this change in the log and ends the session whatever changed.
@@ -131,6 +149,29 @@ impl Timers {
             self.deadlines.insert((timer.deadline, Timed::Session(id.clone())));
         }
         self.sessions.insert(id.clone(), timer);
+    }
+
+    /// Whatever may have been answered before this is over after a full one of those.
+    fn follow_settles(&mut self, state: &State, now: BootTime) {
+        let lowered = |id: &SessionId| state.session(id).filter(|session| session.outlives() > session.ttl());
+        let still = |id: &SessionId, timer: &SettleTimer| {
+            lowered(id).is_some_and(|s| s.outlives().get() == timer.before && s.incarnation() == timer.incarnation)
+        };
+        let gone: Vec<SessionId> =
+            self.settles.iter().filter(|(id, timer)| !still(id, timer)).map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            if let Some(timer) = self.settles.remove(&id) {
+                self.deadlines.remove(&(timer.deadline, Timed::Settle(id)));
+            }
+        }
+        for (id, session) in state.sessions() {
+            if session.outlives() > session.ttl() && !self.settles.contains_key(id) {
+                let (before, incarnation) = (session.outlives().get(), session.incarnation());
+                let deadline = now.elapsed.saturating_add(before);
+                self.deadlines.insert((deadline, Timed::Settle(id.clone())));
+                self.settles.insert(id.clone(), SettleTimer { before, incarnation, deadline, named: false });
+            }
+        }
     }
 
     fn follow_coolings(&mut self, state: &State, now: BootTime) {
@@ -186,6 +227,14 @@ impl Timers {
         }
     }
 
+    /// That a lower TTL is in force was certainly not logged: due again.
+    pub fn unsettle(&mut self, id: &SessionId) {
+        if let Some(timer) = self.settles.get_mut(id).filter(|timer| timer.named) {
+            timer.named = false;
+            self.deadlines.insert((timer.deadline, Timed::Settle(id.clone())));
+        }
+    }
+
     /// This process is alive. [`Timers::due`] says so by itself.
     ///
     /// After a gap longer than [`GAP`] every session has its length more: renewals may have lain in our own sockets
@@ -218,6 +267,12 @@ impl Timers {
                     if let Some(timer) = self.sessions.get_mut(&session) {
                         timer.doomed = true;
                         due.push(Command::ExpireSession { session, decided_under });
+                    }
+                }
+                Timed::Settle(session) => {
+                    if let Some(timer) = self.settles.get_mut(&session) {
+                        timer.named = true;
+                        due.push(Command::SettleTtl { session, incarnation: timer.incarnation, decided_under });
                     }
                 }
                 Timed::Cooling(tree) => {

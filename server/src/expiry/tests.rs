@@ -315,6 +315,44 @@ fn a_break_is_waited_out_though_the_holders_session_goes_on() {
 }
 
 #[test]
+fn i3_a_lower_ttl_comes_into_force_a_full_old_one_after_this_leader_saw_it() {
+    let mut leader = Leader::new();
+    leader.open(1);
+    let resume = || Some(Resume { session: session(1), secret: b"secret".to_vec() });
+    leader.pass(secs(1));
+    leader.open_with(1, secs(4), resume());
+    for _ in 0..14 {
+        assert_eq!(leader.pass(secs(1)), [], "what was answered with 15 s may still be in force");
+        assert!(leader.renewed(1));
+    }
+    // Another leader waits it out anew.
+    leader.lead();
+    for _ in 0..14 {
+        assert_eq!(leader.pass(secs(1)), []);
+        assert!(leader.renewed(1));
+    }
+    let due = leader.pass(secs(1));
+    assert!(matches!(due[..], [Command::SettleTtl { incarnation: 2, .. }]), "{due:?}");
+    assert_eq!(leader.pass(secs(1)), [], "once");
+    assert_eq!(leader.apply(due[0].clone()), Answer::Done);
+    leader.follow();
+    assert_eq!(leader.pass(secs(3)), []);
+    assert_eq!(expired(&leader.pass(secs(1))), [session(1)], "4 s after it was in force");
+}
+
+#[test]
+fn a_lower_ttl_that_was_not_logged_is_due_again() {
+    let mut leader = Leader::new();
+    leader.open(1);
+    leader.open_with(1, secs(4), Some(Resume { session: session(1), secret: b"secret".to_vec() }));
+    leader.pass(secs(10));
+    assert!(leader.renewed(1));
+    assert_eq!(leader.pass(secs(5)).len(), 1);
+    leader.timers.unsettle(&session(1));
+    assert!(matches!(leader.pass(secs(1))[..], [Command::SettleTtl { .. }]));
+}
+
+#[test]
 fn the_next_deadline_is_the_soonest() {
     let mut leader = Leader::new();
     leader.open(1);

@@ -236,6 +236,14 @@ fn tree_is_free_for(tree: &Tree, waiting: &Waiting) -> bool {
 fn not_now(tree: &Tree, waiting: &Waiting) -> Refusal {
     let name = &tree.name;
     let refusal = |message: String| Refusal::new(Code::Held, message);
+    if tree.is_sealed() {
+        return refusal(format!(
+            "{name} is sealed: it has no root that takes writes; `treelease tree unseal {name}` makes one live"
+        ));
+    }
+    if tree.state == TreeState::Free && tree.is_fenced(&waiting.side) {
+        return refusal(tree.fenced_words(&waiting.side));
+    }
     match &tree.state {
         TreeState::Held(held) => {
             let host = if held.host.is_empty() { String::new() } else { format!(" (host {})", held.host) };

@@ -3,7 +3,7 @@
 //! It promises that a tree leaves `Held` only by the holder's own word, by an expiry that the present leadership decided, or
 //! by the proof that two machines renew one session, or by an operator's break of the very epoch that he looked at; and that
 //! it leaves `Cooling` and `Fencing` only when the time has passed under one leadership and the fence that the policy asks for
-//! is done, or the storage is a witness of the old holder's end, or when an operator vouches.
+//! is done (by an agent: `fencing`), or the storage is a witness of the old holder's end, or when an operator vouches.
 
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ impl State {
                     }
                     Some(session) if *session == lease.session => {
                         return refuse(Code::Usage, format!("{side} has {name} already; name another side"));
+                    }
+                    Some(_) if self.trees[&lease.tree].is_fenced(side) => {
+                        let why = self.trees[&lease.tree].fenced_words(side);
+                        return refuse(Code::Busy, format!("{why}; {name} is still yours"));
                     }
                     Some(session) => Some(session.clone()),
                 },
@@ -184,8 +188,8 @@ impl State {
             Some(held) if held.epoch == epoch => LeaseRef { tree: id.clone(), session: held.session.clone(), epoch },
             _ => return Answer::Refused(moved_on(tree, epoch)),
         };
-        // A session's TTL only ever grows (`session`), so this is the largest that any of its renewals was answered with.
-        let ttl = self.sessions.get(&lease.session).map_or(self.ttl_max, |session| session.ttl).get();
+        // The largest that any renewal may still have been answered with (`session`).
+        let ttl = self.sessions.get(&lease.session).map_or(self.ttl_max, |session| session.outlives()).get();
         let event = Event { end: End::Unclean, reason: reason.to_owned(), ..tree.event(EventKind::Broken, context) };
         context.happened(event);
         let length = ttl.saturating_add(tree.policy.grace);
@@ -237,8 +241,9 @@ impl State {
         };
         let whose = who(tree);
         if active && tree.policy.fence != Fence::None && !skip_fence {
-            let agent = match &tree.policy.fence {
-                Fence::Exec(name) => format!(" (fence agents like `{name}` come with a later version)"),
+            let agent = match (&tree.policy.fence, tree.ended().and_then(|ended| ended.whom_to_fence())) {
+                (Fence::Exec(agent), Some(_)) => format!("the fence agent `{agent}`, which is run when another side waits, or "),
+                (Fence::Exec(agent), None) => format!("(whom to fence is not known, so `{agent}` is not run) "),
                 _ => String::new(),
             };
             let witness = match tree.ended().is_some_and(|ended| ended.marker.is_some()) {
@@ -247,7 +252,7 @@ impl State {
             };
             let why = format!(
                 "{whose}'s lease ended unclean at epoch {epoch} with writes that may be unconfirmed: \
-                 needs `treelease fence confirm {} --epoch {epoch} --reason …`{agent}{witness}",
+                 needs {agent}`treelease fence confirm {} --epoch {epoch} --reason …`{witness}",
                 tree.name
             );
             tree.fence(why.clone());
@@ -352,7 +357,7 @@ fn who(tree: &Tree) -> String {
 }
 
 /// The operator looked at something that is no more.
-fn moved_on(tree: &Tree, epoch: Epoch) -> Refusal {
+pub(super) fn moved_on(tree: &Tree, epoch: Epoch) -> Refusal {
     let state = tree.state_name().as_str();
     let message =
         format!("{} has moved on from epoch {epoch}: it is {state} at epoch {}; look again", tree.name, tree.last_epoch);

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use treelease_proto::command::{Command, Leadership};
-use treelease_proto::id::{NodeId, TreeId};
+use treelease_proto::command::{Command, Leadership, Outcome, Verb};
+use treelease_proto::epoch::Epoch;
+use treelease_proto::id::{NodeId, SideName, TreeId};
 use treelease_proto::policy::Fence;
 use treelease_proto::time::Ttl;
 use treelease_proto::tree::{End, RootState};
 
 use super::tree::{Ended, Fencing, How, TreeState};
-use super::{MAX_WAITERS, State, Tree};
+use super::{MAX_WAITERS, OPEN_MAX, State, Tree};
 
 type Verdict = Result<(), String>;
 
@@ -32,6 +33,7 @@ pub fn check(state: &State) -> Verdict {
     for (id, session) in &state.sessions {
         must(state.sides.get(&session.side) == Some(id), || format!("session {id} is not its side's"))?;
         must(session.ttl >= state.ttl_min && session.ttl <= state.ttl_max, || format!("session {id}'s TTL"))?;
+        must(session.lowered_from.is_none_or(|before| before > session.ttl), || format!("session {id}'s lower TTL"))?;
         let holds = |tree: &Tree| tree.held().is_some_and(|held| held.session == *id);
         for tree in &session.held {
             must(state.trees.get(tree).is_some_and(holds), || format!("session {id} does not hold {tree}"))?;
@@ -40,6 +42,9 @@ pub fn check(state: &State) -> Verdict {
             let waits = state.trees.get(tree).is_some_and(|tree| tree.queue.contains(id));
             must(waits, || format!("session {id} does not wait for {tree}"))?;
         }
+    }
+    for id in &state.fences {
+        must(state.trees.contains_key(id), || format!("{id} is in the index of fences and is no tree"))?;
     }
     for id in &state.cooling {
         let cools = state.trees.get(id).is_some_and(|tree| matches!(tree.state, TreeState::Cooling(_)));
@@ -61,6 +66,7 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
         })?;
         must(held.epoch == tree.last_epoch, || format!("{name}: I1: held under an old epoch"))?;
         must(!tree.queue.contains(&held.session), || format!("{name}: its holder waits for it"))?;
+        must(!tree.is_fenced(&held.side), || format!("{name}: I2: held by a fenced side"))?;
         let run = tree.run.as_ref();
         must(run.is_some_and(|run| run.side == held.side && !run.closed), || format!("{name}: the run is not the holder's"))?;
     }
@@ -76,8 +82,19 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
         must(!on, || format!("{name}: its run goes on after a break or a surrender"))?;
     }
     must(state.cooling.contains(id) == matches!(tree.state, TreeState::Cooling(_)), || format!("{name}: the index of coolings"))?;
+    let fences = matches!(tree.state, TreeState::Fencing(_)) || !tree.fenced.is_empty();
+    must(state.fences.contains(id) == fences, || format!("{name}: the index of fences"))?;
+    for (side, fenced) in &tree.fenced {
+        let numbers: BTreeSet<u32> = fenced.open.iter().map(|open| open.number).collect();
+        let right = numbers.len() == fenced.open.len() && numbers.last().is_none_or(|last| *last <= fenced.attempts);
+        must(right && fenced.open.len() <= OPEN_MAX, || format!("{name}: the attempts against {side}"))?;
+        must(fenced.epoch <= tree.last_epoch, || format!("{name}: {side} was fenced in the future"))?;
+    }
     must(tree.run_start().0 <= tree.last_epoch, || format!("{name}: a run that begins in the future"))?;
     must(tree.roots.iter().filter(|r| r.state == RootState::Live).count() <= 1, || format!("{name}: I8: two live roots"))?;
+    let retired = tree.state == TreeState::Retired;
+    must(!retired || tree.live_root().is_none() && tree.queue.len() == 0, || format!("{name}: retired, and not at its end"))?;
+    must(!state.tombstones.contains_key(id), || format!("{name}: I1: its id was used before"))?;
     must(tree.roots.iter().all(|r| state.roots.get(&r.id) == Some(id)), || format!("{name}: a root of another tree"))?;
     // The queue: one entry each, of live sessions, and nobody who may have a free tree.
     let waiters: BTreeSet<_> = tree.queue.iter().map(|w| &w.session).collect();
@@ -94,6 +111,11 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
 /// I1 and I2 of one step: what `command` did to a tree, under which leadership.
 pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Option<(Leadership, NodeId)>) -> Verdict {
     let name = &before.name;
+    if let Command::RaiseEpoch { above, .. } = command
+        && after.last_epoch != before.last_epoch
+    {
+        return raised(before, after, *above);
+    }
     let granted = after.last_epoch != before.last_epoch;
     must(!granted || after.last_epoch.get() == before.last_epoch.get() + 1, || {
         format!("{name}: I1: from epoch {} to {}", before.last_epoch, after.last_epoch)
@@ -105,9 +127,31 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
         run_goes_on_rightly(before, after)?;
     }
     let by_leader = |under: &Leadership| leadership.is_some_and(|(current, _)| current == *under);
+    for side in before.fenced.keys().filter(|side| before.is_fenced(side) && !after.is_fenced(side)) {
+        let back = match command {
+            Command::FenceResult { attempt, outcome, decided_under, .. } => {
+                let open = open_of(before, side, attempt.number);
+                let undone =
+                    matches!((open, outcome), (Some((Verb::Unfence, _)), Outcome::Succeeded) | (Some(_), Outcome::Untouched));
+                attempt.side == *side && by_leader(decided_under) && undone
+            }
+            Command::Unfence { side: named, by_hand, .. } => *named == *side && *by_hand,
+            Command::FenceLapsed { attempt, .. } => {
+                attempt.side == *side && matches!(open_of(before, side, attempt.number), Some((Verb::Unfence, _)))
+            }
+            _ => false,
+        };
+        must(back, || format!("{name}: I2: the fence of {side} was forgotten"))?;
+    }
     match (&before.state, &after.state) {
         (TreeState::Retired, after) => must(*after == TreeState::Retired, || format!("{name}: it was retired")),
-        (TreeState::Free, TreeState::Free | TreeState::Held(_) | TreeState::Retired) => Ok(()),
+        (TreeState::Free, TreeState::Retired) => {
+            let asked = matches!(command, Command::Retire { epoch, .. } if *epoch == before.last_epoch);
+            must(asked, || format!("{name}: it was retired by nobody"))
+        }
+        (TreeState::Free, TreeState::Free | TreeState::Held(_)) => {
+            must(!granted || !after.is_sealed(), || format!("{name}: I8: granted with no root that takes writes"))
+        }
         (TreeState::Held(held), TreeState::Held(_)) if !granted => must(
             held.at_rest == after.held().is_some_and(|h| h.at_rest)
                 || matches!(command, Command::Rest { .. } | Command::Active { .. }),
@@ -173,13 +217,34 @@ pub fn check_step(before: &Tree, after: &Tree, command: &Command, leadership: Op
                 vouched(command, &cooling.ended) || (waited && !needs_fence) || came_back(&cooling.ended, after, command);
             must(passes, || format!("{name}: I2: it passed on before its waits were over"))
         }
-        (TreeState::Fencing(before), TreeState::Fencing(after)) => must(before == after, || format!("{name}: a fence changed")),
+        (TreeState::Fencing(from), TreeState::Fencing(to)) => {
+            let tried = matches!(command, Command::FenceAttempt { attempt, verb: Verb::Fence, decided_under, .. }
+                if attempt.number == to.attempt && to.attempt >= from.attempt && by_leader(decided_under));
+            must(from.ended == to.ended && (tried || from.attempt == to.attempt), || format!("{name}: a fence changed"))
+        }
         (TreeState::Fencing(fencing), TreeState::Free | TreeState::Held(_)) => {
-            let passes =
-                vouched(command, &fencing.ended) || witnessed(command, fencing) || came_back(&fencing.ended, after, command);
+            let passes = vouched(command, &fencing.ended)
+                || witnessed(command, fencing)
+                || by_agent(command, before, fencing, leadership)
+                || came_back(&fencing.ended, after, command);
             must(passes, || format!("{name}: I2: it passed on without its fence"))
         }
         (from, to) => Err(format!("{name}: there is no way from {from:?} to {to:?}")),
+    }
+}
+
+/// Lifted by hand: above what was, without a holder, without a run that goes on, and with all waits ahead of it.
+fn raised(before: &Tree, after: &Tree, above: Epoch) -> Verdict {
+    let name = &before.name;
+    must(after.last_epoch == above && above > before.last_epoch, || format!("{name}: I1: raised to {}", after.last_epoch))?;
+    must(before.held().is_none(), || format!("{name}: I2: raised under its holder"))?;
+    match &after.state {
+        TreeState::Cooling(cooling) => {
+            let waits = cooling.length >= before.policy.grace.saturating_add(Ttl::MIN.get());
+            let right = cooling.ended.how == How::Restored && cooling.ended.active && cooling.ended.marker.is_none();
+            must(waits && right && after.run.is_none(), || format!("{name}: I2: raised without its waits"))
+        }
+        state => Err(format!("{name}: I2: raised, and then {state:?}")),
     }
 }
 
@@ -191,6 +256,22 @@ fn vouched(command: &Command, ended: &Ended) -> bool {
 fn witnessed(command: &Command, fencing: &Fencing) -> bool {
     matches!(command, Command::Witnessed { epoch, attempt, marker, .. }
         if *epoch == fencing.ended.epoch && *attempt == fencing.attempt && fencing.ended.marker.as_ref() == Some(marker))
+}
+
+/// An attempt that nobody has told the end of: its verb, and who ran it.
+fn open_of(tree: &Tree, side: &SideName, number: u32) -> Option<(Verb, Leadership)> {
+    tree.fenced.get(side)?.open.iter().find(|open| open.number == number).map(|open| (open.verb, open.leadership))
+}
+
+/// The agent's success: of the attempt that stands, from the leader that ran it and leads still.
+fn by_agent(command: &Command, before: &Tree, fencing: &Fencing, leadership: Option<(Leadership, NodeId)>) -> bool {
+    let Command::FenceResult { attempt, outcome: Outcome::Succeeded, decided_under, .. } = command else { return false };
+    let open = open_of(before, &attempt.side, attempt.number);
+    leadership.is_some_and(|(current, _)| current == *decided_under)
+        && open == Some((Verb::Fence, *decided_under))
+        && attempt.number == fencing.attempt
+        && attempt.epoch == fencing.ended.epoch
+        && fencing.ended.side.as_ref() == Some(&attempt.side)
 }
 
 /// I2: the same side on the same kernel, both known, after an expiry, by its own acquire.

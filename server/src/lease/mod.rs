@@ -13,20 +13,27 @@
 //! |---|---|
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
+//! | `fencing` | fence agents: attempts, their ends, and the sides that were fenced |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
-//! | `registry` | trees, roots, policy |
+//! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
+//! | `registry`, `retiring` | trees, roots, policy; their end |
 //! | `history`, `replay` | the audit ring; a retry does nothing twice |
+//! | `nodes` | which node numbers were ever used; the shortest time to live |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
 
 mod acquire;
 mod ending;
+mod fencing;
 mod history;
 pub mod invariant;
+mod nodes;
 mod queue;
 mod registry;
 mod replay;
+pub mod restore;
+mod retiring;
 mod session;
 mod status;
 #[cfg(test)]
@@ -44,6 +51,8 @@ use treelease_proto::time::{Ttl, WallTime};
 use history::{Context, Histories};
 use replay::Replay;
 
+pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
+pub use retiring::{TOMBSTONES_MAX, Tombstone};
 pub use session::Session;
 pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
@@ -89,6 +98,9 @@ pub struct State {
     cluster: Option<ClusterId>,
     ttl_min: Ttl,
     ttl_max: Ttl,
+    /// Numbers of nodes that are or were members: none of them is given again (I7).
+    #[serde(default)]
+    node_ids: BTreeSet<NodeId>,
     leadership: Option<(Leadership, NodeId)>,
     revision: u64,
     trees: BTreeMap<TreeId, Tree>,
@@ -101,9 +113,21 @@ pub struct State {
     sides: BTreeMap<SideName, SessionId>,
     /// Index: the trees that are cooling, so that the leader's timers need not look at all trees.
     cooling: BTreeSet<TreeId>,
+    /// Index: the trees that are fencing or have a fenced side, for the same reason.
+    #[serde(default)]
+    fences: BTreeSet<TreeId>,
+    /// Trees that were removed: their ids are never used again.
+    #[serde(default)]
+    tombstones: BTreeMap<TreeId, Tombstone>,
     /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
     #[serde(default)]
     copied_boots: VecDeque<String>,
+    /// The clusters whose backups this one has grown from, oldest first (I8).
+    #[serde(default)]
+    predecessors: Vec<ClusterId>,
+    /// A backup that comes in.
+    #[serde(default)]
+    restoring: Option<restore::Upload>,
     /// One more whenever something changes that a leader times: a session, its TTL, its incarnation, a cooling.
     timed: u64,
     history: Histories,
@@ -127,6 +151,7 @@ impl State {
             cluster: None,
             ttl_min: Ttl::MIN,
             ttl_max: Ttl::MAX,
+            node_ids: BTreeSet::new(),
             leadership: None,
             revision: 0,
             trees: BTreeMap::new(),
@@ -135,7 +160,11 @@ impl State {
             sessions: BTreeMap::new(),
             sides: BTreeMap::new(),
             cooling: BTreeSet::new(),
+            fences: BTreeSet::new(),
+            tombstones: BTreeMap::new(),
             copied_boots: VecDeque::new(),
+            predecessors: Vec::new(),
+            restoring: None,
             timed: 0,
             history: Histories::default(),
             replay: Replay::default(),
@@ -150,7 +179,17 @@ impl State {
         // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
         let replayed = !matches!(
             command,
-            Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+            Command::Lead { .. }
+                | Command::ExpireSession { .. }
+                | Command::EndCopied { .. }
+                | Command::EndGrace { .. }
+                | Command::SettleTtl { .. }
+                | Command::FenceAttempt { .. }
+                | Command::FenceResult { .. }
+                | Command::FenceLapsed { .. }
+                // A question about now: an old yes would shut a side out for nothing.
+                | Command::FenceStands { .. }
+                | Command::RaiseTtl { .. }
         );
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
@@ -168,6 +207,7 @@ impl State {
         let answer = self.carry_out(entry.index, command, &mut context);
         for tree in &touched {
             self.settle(tree, &mut context);
+            self.index_fences(tree);
         }
         let mut events = context.into_events();
         for event in &mut events {
@@ -188,10 +228,12 @@ impl State {
         match command {
             Command::Lead { node } => self.lead(Leadership(index), *node),
             Command::Found { cluster, ttl_min, ttl_max } => self.found(cluster, *ttl_min, *ttl_max),
+            Command::RaiseTtl { ttl_min } => self.raise_ttl(*ttl_min),
             Command::OpenSession(open) => self.open_session(open, context),
             Command::CloseSession { session } => self.close_session(session, context),
             Command::ExpireSession { session, decided_under } => self.expire_session(session, *decided_under, context),
             Command::EndCopied { session, incarnation } => self.end_copied(session, *incarnation, context),
+            Command::SettleTtl { session, incarnation, decided_under } => self.settle_ttl(session, *incarnation, *decided_under),
             Command::Acquire(acquire) => self.acquire(acquire, context),
             Command::Cancel { tree, session } => self.cancel(tree, session, context),
             Command::Decline { lease, for_ms, note } => self.decline(lease, *for_ms, note, context),
@@ -208,13 +250,31 @@ impl State {
                 let witness = ending::Witness { tree, epoch: *epoch, attempt: *attempt, session, marker };
                 self.witnessed(witness, context)
             }
+            Command::FenceAttempt { attempt, verb, agent, deadline_ms, decided_under } => {
+                let deadline = std::time::Duration::from_millis(*deadline_ms);
+                self.fence_attempt(attempt, *verb, agent, deadline, *decided_under, context)
+            }
+            Command::FenceResult { attempt, outcome, detail, decided_under } => {
+                self.fence_result(attempt, *outcome, detail, *decided_under, context)
+            }
+            Command::FenceLapsed { attempt, decided_under } => self.fence_lapsed(attempt, *decided_under, context),
+            Command::FenceStands { attempt } => self.fence_stands(attempt),
+            Command::Unfence { tree, side, epoch, reason, by_hand } => {
+                self.unfence(tree, side, *epoch, reason, *by_hand, context)
+            }
             Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
             Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
             Command::AddRoot { tree, root } => self.add_root(tree, root, context),
+            Command::SetRoot { tree, root, epoch, state, reason } => self.set_root(tree, root, *epoch, *state, reason, context),
+            Command::RemoveRoot { tree, root, reason } => self.remove_root(tree, root, reason, context),
+            Command::Retire { tree, epoch, reason } => self.retire(tree, *epoch, reason, context),
+            Command::RemoveTree { tree, reason } => self.remove_tree(tree, reason, context),
             Command::Takeover { name, tree, root, reason, from_cluster, above } => {
                 let new = registry::NewTree { name, tree, root: Some(root) };
                 self.takeover(new, reason, from_cluster, *above, context)
             }
+            Command::RestorePiece(piece) => self.restore_piece(piece, context),
+            Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
         }
     }
@@ -250,7 +310,12 @@ impl State {
     /// The trees that a command can change: what to settle and to check afterwards.
     fn touched_by(&self, command: &Command) -> Vec<TreeId> {
         match command {
-            Command::Lead { .. } | Command::Found { .. } | Command::OpenSession(_) => Vec::new(),
+            Command::Lead { .. }
+            | Command::Found { .. }
+            | Command::OpenSession(_)
+            | Command::RestorePiece(_)
+            | Command::RaiseTtl { .. }
+            | Command::SettleTtl { .. } => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),
@@ -266,7 +331,12 @@ impl State {
             | Command::Active { lease, .. }
             | Command::Decline { lease, .. }
             | Command::Report { lease, .. } => vec![lease.tree.clone()],
+            Command::FenceAttempt { attempt, .. }
+            | Command::FenceResult { attempt, .. }
+            | Command::FenceLapsed { attempt, .. }
+            | Command::FenceStands { attempt } => vec![attempt.tree.clone()],
             Command::EndGrace { tree, .. }
+            | Command::Unfence { tree, .. }
             | Command::Cancel { tree, .. }
             | Command::Break { tree, .. }
             | Command::FenceConfirm { tree, .. }
@@ -274,6 +344,11 @@ impl State {
             | Command::AddTree { tree, .. }
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
+            | Command::RaiseEpoch { tree, .. }
+            | Command::SetRoot { tree, .. }
+            | Command::RemoveRoot { tree, .. }
+            | Command::Retire { tree, .. }
+            | Command::RemoveTree { tree, .. }
             | Command::Takeover { tree, .. } => vec![tree.clone()],
         }
     }

@@ -1,22 +1,23 @@
 //! Trees, their roots and their policy.
 //!
 //! It promises that a name, and a root, belong to one tree; that a tree has at most one live root (I8 rests on it); and that
-//! a policy is changed as a whole or not at all. Whether a root's marker agrees is for the side that sees the storage.
+//! a policy is changed as a whole or not at all. Whether a root's marker agrees is for the side that sees the storage; whether there
+//! is an agent of the name that a policy gives is for the leader that knows its configuration (`crate::api`).
 
 use treelease_proto::command::{Answer, Event, EventKind};
 use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{TreeId, TreeName};
-use treelease_proto::policy::{Fence, Policy};
+use treelease_proto::policy::Policy;
 use treelease_proto::refusal::Code;
 use treelease_proto::tree::{Root, RootState};
 
 use super::history::Context;
-use super::tree::{Ended, How};
+use super::tree::{Ended, How, TreeState};
 use super::{MAX_TREES, State, Tree, no_such_tree, refuse};
 
 /// The greatest epoch that is believed when it is found on a storage: no counter gets there by counting, and the next ones
 /// must still fit.
-const EPOCH_BELIEVED: u64 = 1 << 62;
+pub(super) const EPOCH_BELIEVED: u64 = 1 << 62;
 
 /// What a new tree is called and where it lies.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,8 @@ impl State {
         // At least 1, so that `fence confirm` has an epoch to name: 0 means none.
         tree.last_epoch = above.max(Epoch::from_raw(1));
         let how = How::Takeover;
-        let ended = Ended { epoch: tree.last_epoch, side: None, session: None, place: None, active: true, how, marker: None };
+        let (epoch, host) = (tree.last_epoch, String::new());
+        let ended = Ended { epoch, side: None, host, session: None, place: None, active: true, how, marker: None };
         let length = length.saturating_add(tree.policy.grace);
         let why =
             format!("waits for the largest TTL and grace after the takeover from cluster {from} at epoch {}", tree.last_epoch);
@@ -88,6 +90,10 @@ impl State {
             }
             return Some(Answer::TreeAdded { tree: tree.clone(), root: known.live_root().cloned() });
         }
+        if let Some(gone) = self.tombstones.get(tree) {
+            let why = format!("tree {tree} was called {} and was removed at {}: its id is never used again", gone.name, gone.at);
+            return Some(refuse(Code::Config, why));
+        }
         if let Some(other) = self.names.get(name) {
             return Some(refuse(Code::Config, format!("there is a tree {name} already (id {other}); choose another name")));
         }
@@ -99,6 +105,8 @@ impl State {
     }
 
     fn insert(&mut self, new: NewTree, policy: Policy) -> &mut Tree {
+        // A cluster with a tree takes no backup.
+        self.restoring = None;
         let root = new.root.map(live);
         if let Some(root) = &root {
             self.roots.insert(root.id.clone(), new.tree.clone());
@@ -110,6 +118,9 @@ impl State {
 
     pub(super) fn set_policy(&mut self, id: &TreeId, pairs: &[(String, String)], context: &mut Context) -> Answer {
         let Some(tree) = self.trees.get_mut(id) else { return no_such_tree(id) };
+        if tree.state == TreeState::Retired {
+            return refuse(Code::Config, format!("{} is retired, for ever", tree.name));
+        }
         match changed(&tree.policy, pairs) {
             Ok(policy) => tree.policy = policy,
             Err(why) => return refuse(Code::Config, why),
@@ -122,6 +133,9 @@ impl State {
 
     pub(super) fn add_root(&mut self, id: &TreeId, root: &Root, context: &mut Context) -> Answer {
         let Some(tree) = self.trees.get_mut(id) else { return no_such_tree(id) };
+        if tree.state == TreeState::Retired {
+            return refuse(Code::Config, format!("{} is retired, for ever", tree.name));
+        }
         if self.roots.get(&root.id).is_some_and(|owner| owner != id) {
             return refuse(Code::Config, "that root belongs to another tree already".to_owned());
         }
@@ -132,10 +146,14 @@ impl State {
                 format!("{} has a live root already, at {}; moving a tree comes with a later version", tree.name, other.path);
             return refuse(Code::Config, text);
         } else {
-            tree.roots.push(live(root));
+            // Beside sealed ones it is sealed, too: an operator says which is to be live (`set_root`).
+            let state = if tree.roots.is_empty() { RootState::Live } else { RootState::Sealed };
+            tree.roots.push(Root { state, ..root.clone() });
             self.roots.insert(root.id.clone(), id.clone());
         }
-        let event = Event { reason: format!("live root {} at {}", root.id, root.path), ..tree.event(EventKind::Root, context) };
+        let state = tree.roots.iter().find(|known| known.id == root.id).map_or(RootState::Live, |known| known.state);
+        let reason = format!("{} root {} at {}", state.as_str(), root.id, root.path);
+        let event = Event { reason, ..tree.event(EventKind::Root, context) };
         context.happened(event);
         Answer::TreeAdded { tree: id.clone(), root: Some(root.id.clone()) }
     }
@@ -152,10 +170,5 @@ fn changed(old: &Policy, pairs: &[(String, String)]) -> Result<Policy, String> {
     for (key, value) in pairs {
         policy.set(key, value).map_err(|bad| bad.to_string())?;
     }
-    match &policy.fence {
-        Fence::Exec(name) if policy.fence != old.fence => Err(format!(
-            "no fence agent is configured under the name `{name}`; use fence=manual or fence=none (agents come with a later version)"
-        )),
-        _ => Ok(policy),
-    }
+    Ok(policy)
 }

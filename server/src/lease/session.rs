@@ -1,8 +1,9 @@
 //! Sessions: one for each side, and the proof by which a restarted daemon goes on with its own.
 //!
 //! It promises that a side has at most one session (I1 would not need it, people do), that only who knows the secret goes on
-//! with one, and that a session's TTL never shrinks, because `break` waits out the largest that a renewal was ever answered
-//! with. It knows no renewals: those are never logged (I5).
+//! with one, and that whatever is waited out is the largest TTL that a renewal may still have been answered with: a lower one is
+//! answered at once, and waited for only after a full old one ([`Session::outlives`]). It knows no renewals: those are never
+//! logged (I5).
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,9 @@ pub struct Session {
     pub(super) side: SideName,
     pub(super) host: String,
     pub(super) ttl: Ttl,
+    /// The TTL before it was lowered, until the leader has waited for a full one of those.
+    #[serde(default)]
+    pub(super) lowered_from: Option<Ttl>,
     pub(super) incarnation: u64,
     pub(super) boot: String,
     pub(super) since: WallTime,
@@ -41,9 +45,13 @@ impl Session {
     pub fn host(&self) -> &str {
         &self.host
     }
-    /// How long it lives without a renewal.
+    /// What its renewals are answered with: so long it may write after one.
     pub fn ttl(&self) -> Ttl {
         self.ttl
+    }
+    /// How long it lives without a renewal: the largest TTL that one may still have been answered with.
+    pub fn outlives(&self) -> Ttl {
+        self.lowered_from.map_or(self.ttl, |before| before.max(self.ttl))
     }
     /// Which run of the daemon: 1, and one more with each resume.
     pub fn incarnation(&self) -> u64 {
@@ -66,7 +74,13 @@ impl Session {
 
 impl State {
     pub(super) fn open_session(&mut self, open: &OpenSession, context: &mut Context) -> Answer {
-        if open.ttl < self.ttl_min || open.ttl > self.ttl_max {
+        // Its daemon was told of the raised limit once, and is again: a restart must not be the end of what it holds.
+        let goes_on =
+            self.sides.get(&open.side).and_then(|id| self.sessions.get(id).zip(Some(id))).is_some_and(|(session, id)| {
+                open.resume.as_ref().is_some_and(|r| r.session == *id && session.proves(&r.secret)) && session.boot == open.boot
+            });
+        let ttl = if goes_on { open.ttl.max(self.ttl_min) } else { open.ttl };
+        if ttl < self.ttl_min || ttl > self.ttl_max {
             let [ttl, min, max] = [open.ttl, self.ttl_min, self.ttl_max].map(|ttl| format_duration(ttl.get()));
             return refuse(
                 Code::Config,
@@ -76,9 +90,7 @@ impl State {
         if let Some(id) = self.sides.get(&open.side).cloned() {
             let session = self.sessions.get_mut(&id).expect("the index of sides names live sessions");
             // From another boot it is another side (I2): the old kernel may still have pages to send. Then it waits like one.
-            let proven =
-                open.resume.as_ref().is_some_and(|r| r.session == id && session.proves(&r.secret)) && session.boot == open.boot;
-            if !proven {
+            if !goes_on {
                 let host = if session.host.is_empty() { "another daemon" } else { &session.host };
                 return refuse(
                     Code::Held,
@@ -91,9 +103,10 @@ impl State {
             session.incarnation += 1;
             session.digest.clone_from(&open.new_secret_digest);
             session.host = cut(&open.host);
-            // A lower one would count only after one old TTL, in which the old one's renewals still give a right to write
-            // (I4). So it is not taken at all; the next new session has it.
-            session.ttl = session.ttl.max(open.ttl);
+            // A renewal that was answered with the old one gives a right to write for so long (I4): it is waited for until then.
+            let before = session.outlives();
+            session.ttl = ttl;
+            session.lowered_from = Some(before).filter(|before| *before > ttl);
             self.timed += 1;
             return Answer::Opened { session: id, incarnation: session.incarnation, ttl: session.ttl, resumed: true };
         }
@@ -107,6 +120,7 @@ impl State {
             side: open.side.clone(),
             host: cut(&open.host),
             ttl: open.ttl,
+            lowered_from: None,
             incarnation: 1,
             boot: cut(&open.boot),
             since: context.at,
@@ -143,6 +157,20 @@ impl State {
         Answer::Done
     }
 
+    /// A full old TTL has passed since it was lowered, says the present leader: no renewal of before gives a right any more.
+    pub(super) fn settle_ttl(&mut self, id: &SessionId, incarnation: u64, under: Leadership) -> Answer {
+        if !self.leads(under) {
+            return ignore("another leadership decided this");
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return ignore("there is no such session") };
+        if session.incarnation != incarnation || session.lowered_from.is_none() {
+            return ignore("its time to live was not lowered in that run of the daemon");
+        }
+        session.lowered_from = None;
+        self.timed += 1;
+        Answer::Done
+    }
+
     /// Two machines renewed it in this run of the daemon: each may write until its own time is up, and nobody knows which one
     /// is the copy. So it ends for both, and its side has no way back (I2).
     pub(super) fn end_copied(&mut self, id: &SessionId, incarnation: u64, context: &mut Context) -> Answer {
@@ -150,7 +178,7 @@ impl State {
         if session.incarnation != incarnation {
             return ignore(format!("the session goes on in run {} of the daemon", session.incarnation));
         }
-        let (ttl, boot, held) = (session.ttl.get(), session.boot.clone(), session.held.clone());
+        let (ttl, boot, held) = (session.outlives().get(), session.boot.clone(), session.held.clone());
         if !boot.is_empty() && !self.copied_boots.contains(&boot) {
             if self.copied_boots.len() == COPIED_MAX {
                 self.copied_boots.pop_front();

@@ -119,6 +119,7 @@ impl State {
             ended_epoch: tree.ended().map(|ended| ended.epoch),
             ended_side: tree.ended().and_then(|ended| ended.side.clone()),
             declined: tree.declined.clone(),
+            fenced: tree.fenced_sides(),
             witness: held.map_or_else(|| tree.ended().and_then(|ended| ended.marker.clone()), |held| held.marker.clone()),
         })
     }

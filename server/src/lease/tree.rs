@@ -6,14 +6,15 @@
 //!    ▲                 │ expire, break, surrender, copied
 //!    │                 ▼
 //!    │ at rest,      Cooling ──▶ Fencing        both: back to Held for the same side on the same kernel after an expiry,
-//!    └─ no fence ──────┴────────────┴─▶ Free (unclean)      and Free (unclean) at once when an operator vouches,
-//!                                                           and out of Fencing when the storage is a witness
+//!    └─ no fence ──────┴────────────┴─▶ Free (unclean)      and Free (unclean) at once when an operator vouches, and out of
+//!                                                           Fencing when the storage is a witness or an agent succeeded
 //! ```
 //!
 //! I1: there is one `Held` with one session in it, and `grant` is the only caller of `Epoch::next`.
 //! I2: the only exits of `Held` are `end_clean` (the holder's own word) and `end_unclean` (into `Cooling`); the only ways on
 //! are those drawn above. Who may take which is decided in `acquire` and `ending`; `invariant::check_step` looks after them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use treelease_proto::policy::{Policy, Takeover};
 use treelease_proto::time::{WallTime, millis};
 use treelease_proto::tree::{End, Root, RootState, StateName};
 
+use super::fencing::Fenced;
 use super::history::Context;
 use super::queue::{Queue, Waiting};
 
@@ -77,6 +79,9 @@ pub struct Ended {
     pub epoch: Epoch,
     /// Whose; unknown after a takeover.
     pub side: Option<SideName>,
+    /// Its host, for people and agents; empty if it is not known.
+    #[serde(default)]
+    pub host: String,
     /// Its session; unknown after a takeover.
     pub session: Option<SessionId>,
     /// Where it wrote, if known.
@@ -87,6 +92,14 @@ pub struct Ended {
     pub how: How,
     /// The marker's lock that its holder said to have: who gets it is a witness of the holder's end.
     pub marker: Option<MarkerLock>,
+}
+
+impl Ended {
+    /// The side that may have left writes behind, if that is known for sure: not after a restore, when others may have held the
+    /// tree since.
+    pub(super) fn whom_to_fence(&self) -> Option<&SideName> {
+        self.side.as_ref().filter(|_| self.how != How::Restored)
+    }
 }
 
 /// By what a lease ended unclean.
@@ -105,6 +118,8 @@ pub enum How {
     Copied,
     /// Under another cluster, of which nothing is known.
     Takeover,
+    /// Under a server of which this one has grown from an older copy: who was granted it since is unknown.
+    Restored,
 }
 
 /// See [`TreeState::Cooling`].
@@ -126,7 +141,7 @@ pub struct Cooling {
 pub struct Fencing {
     /// What ended.
     pub ended: Ended,
-    /// Of the fence, from 1.
+    /// Of the fence, from 1: the last that an agent began, where one did.
     pub attempt: u32,
     /// For people: what is needed.
     pub why: String,
@@ -161,6 +176,9 @@ pub struct Tree {
     pub(super) declined: String,
     /// Of the last cooling.
     pub(super) coolings: u64,
+    /// Sides against which a fence agent was run.
+    #[serde(default)]
+    pub(super) fenced: BTreeMap<SideName, Fenced>,
 }
 
 impl Tree {
@@ -178,6 +196,7 @@ impl Tree {
             came_back: false,
             declined: String::new(),
             coolings: 0,
+            fenced: BTreeMap::new(),
         }
     }
 
@@ -240,8 +259,35 @@ impl Tree {
         self.run.as_ref().map(|run| run.start).unwrap_or_default()
     }
 
-    /// Whether a free tree may go to this side: after an unclean end the owner's `takeover` decides.
+    /// Whether a free tree may go to this side: not while that is fenced or all roots are sealed; after an unclean end the owner's `takeover` decides.
     pub(super) fn may_be_granted(&self, side: &SideName) -> bool {
+        !self.is_fenced(side) && !self.is_sealed() && self.may_take_over(side)
+    }
+
+    /// Whether it has roots, and none that takes writes.
+    pub(super) fn is_sealed(&self) -> bool {
+        !self.roots.is_empty() && self.live_root().is_none()
+    }
+
+    /// No later grant goes on where the last one was.
+    pub(super) fn close_run(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.closed = true;
+        }
+    }
+
+    /// The end of a free tree.
+    pub(super) fn retire(&mut self) {
+        debug_assert!(self.state == TreeState::Free);
+        self.state = TreeState::Retired;
+        for root in &mut self.roots {
+            root.state = RootState::Sealed;
+        }
+        self.close_run();
+    }
+
+    /// The owner's decision alone.
+    pub(super) fn may_take_over(&self, side: &SideName) -> bool {
         match &self.policy.takeover {
             Takeover::Sides(sides) if self.last_end == End::Unclean => sides.contains(side),
             _ => true,
@@ -259,7 +305,10 @@ impl Tree {
             _ => false,
         };
         let others_wait = self.queue.iter().any(|w| w.session != waiting.session);
-        ended.how == How::Expired && ended.side.as_ref() == Some(&waiting.side) && same_kernel && !(self.came_back && others_wait)
+        // An agent that may still act, or has acted, would meet the new lease.
+        let fenced = self.is_fenced(&waiting.side);
+        let same_side = ended.side.as_ref() == Some(&waiting.side);
+        ended.how == How::Expired && same_side && same_kernel && !fenced && !(self.came_back && others_wait)
     }
 
     /// Grants the tree. The caller has made sure of I2; the run goes on only on the same known kernel.
@@ -330,6 +379,7 @@ impl Tree {
         let ended = Ended {
             epoch: held.epoch,
             side: Some(held.side.clone()),
+            host: held.host.clone(),
             session: Some(held.session.clone()),
             place: held.place.clone(),
             // A flush that failed leaves unconfirmed writes, whatever was said before.
@@ -337,10 +387,8 @@ impl Tree {
             how,
             marker: held.marker.clone(),
         };
-        if how != How::Expired
-            && let Some(run) = &mut self.run
-        {
-            run.closed = true;
+        if how != How::Expired {
+            self.close_run();
         }
         self.declined.clear();
         self.cool(ended, length, why);

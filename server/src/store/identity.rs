@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use treelease_proto::id::{ClusterId, NodeId};
 
-use super::{damaged, files, record};
+use super::{Kind, damaged, files, record};
 use crate::failure::{Failure, Result};
 
 /// The layout of the data directory that this version writes and reads.
@@ -53,15 +53,26 @@ pub struct Identity {
     /// What this directory has promised itself to; none if it is empty, or is a cluster of its own.
     #[serde(default)]
     pub formation: Option<Formation>,
+    /// Which backend wrote log and vote.
+    #[serde(default)]
+    pub store: Kind,
+    /// That cluster had begun already and took this directory in: it never begins a log of its own.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 impl Identity {
     /// Reads it, or makes one for an empty directory. `leftovers`: what must not be there without an identity.
     pub fn open(dir: &Path, node: NodeId, leftovers: &[&str]) -> Result<Self> {
+        Self::open_as(dir, node, leftovers, None)
+    }
+
+    /// The same for a node that was told which backend to use; what another one wrote is refused (78).
+    pub fn open_as(dir: &Path, node: NodeId, leftovers: &[&str], store: Option<Kind>) -> Result<Self> {
         let path = dir.join(FILE);
         match std::fs::read(&path) {
             Ok(bytes) => {
-                Self::read(&bytes).map_err(|e| damaged_dir(dir, &format!("{}: {e}", path.display())))?.checked(dir, node)
+                Self::read(&bytes).map_err(|e| damaged_dir(dir, &format!("{}: {e}", path.display())))?.checked(dir, node, store)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if let Some(found) = leftovers.iter().find(|name| dir.join(name).exists()) {
@@ -74,12 +85,19 @@ impl Identity {
                     cluster: ClusterId::random(),
                     initialized: false,
                     formation: None,
+                    store: store.unwrap_or_default(),
+                    joined: false,
                 };
                 identity.write(dir)?;
                 Ok(identity)
             }
             Err(e) => Err(Failure::storage(format!("cannot read {}: {e}; check its owner and mode", path.display()))),
         }
+    }
+
+    /// Whether nobody can have relied on what is in its log: no answer was given from it, and no vote of it has counted.
+    pub fn is_unfinished(&self) -> bool {
+        !self.initialized && self.formation.is_none()
     }
 
     /// Log and vote are complete, and stay so.
@@ -93,8 +111,18 @@ impl Identity {
 
     /// Promises this directory to a formation, durably. The caller has checked that it is the first.
     pub fn promise(&mut self, dir: &Path, formation: Formation) -> Result<()> {
+        self.belong(dir, formation, false)
+    }
+
+    /// The same, to a cluster that has begun already.
+    pub fn join(&mut self, dir: &Path, formation: Formation) -> Result<()> {
+        self.belong(dir, formation, true)
+    }
+
+    fn belong(&mut self, dir: &Path, formation: Formation, joined: bool) -> Result<()> {
         self.cluster = formation.cluster.clone();
         self.formation = Some(formation);
+        self.joined = joined;
         self.write(dir)
     }
 
@@ -103,7 +131,7 @@ impl Identity {
         serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))
     }
 
-    fn checked(self, dir: &Path, node: NodeId) -> Result<Self> {
+    fn checked(self, dir: &Path, node: NodeId, store: Option<Kind>) -> Result<Self> {
         if self.format != FORMAT {
             return Err(Failure::storage(format!(
                 "the data directory {} has format {}, this version reads {FORMAT}; use the version that wrote it",
@@ -117,6 +145,14 @@ impl Identity {
                 dir.display(),
                 self.node,
                 self.node
+            )));
+        }
+        if let Some(other) = store.filter(|store| *store != self.store) {
+            let (other, ours) = (other.as_str(), self.store.as_str());
+            return Err(Failure::config(format!(
+                "the data directory {} was written with --store {ours}, not with {other}: pass --store {ours}, or leave it out. To \
+                 change the store of a node, remove the node from its cluster and add it under a new id with an empty directory",
+                dir.display(),
             )));
         }
         Ok(self)
@@ -175,6 +211,19 @@ mod tests {
         let again = Identity::open(dir.path(), 2, &[]).unwrap();
         assert_eq!(again, made);
         assert_eq!(again.formation.unwrap().cluster, again.cluster);
+    }
+
+    #[test]
+    fn a_directory_remembers_which_store_wrote_it_and_another_one_is_refused() {
+        for (wrote, other) in [(Kind::Sled, Kind::Redb), (Kind::Redb, Kind::Sled)] {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |store| Identity::open_as(dir.path(), 1, &[], store);
+            assert_eq!(open(Some(wrote)).unwrap().store, wrote);
+            let refused = open(Some(other)).unwrap_err();
+            assert_eq!(refused.code, Code::Config);
+            assert!(refused.message.contains(&format!("--store {}", wrote.as_str())), "{refused}");
+            assert_eq!(open(None).unwrap().store, wrote, "what nobody names is as it was");
+        }
     }
 
     #[test]

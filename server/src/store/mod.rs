@@ -4,18 +4,21 @@
 //! |---|---|---|
 //! | one process at a time | `DIR/lock` | [`lock`] |
 //! | who this node is, and whether it was ever complete | `DIR/identity` | [`identity`] |
-//! | log, vote, last purged, last committed | `DIR/log/` | [`sled`], through [`writer`] |
+//! | log, vote, last purged, last committed | `DIR/log/` | [`sled`] or [`redb`], chosen by [`kind`], through [`writer`] |
 //! | the state up to some entry | `DIR/snapshots/` | [`snapshot`] |
 //!
 //! Promises (I7): what [`Backend::commit`] has answered with `Ok` survives kill -9 and power loss; what is read back is
 //! what was written, or an error ([`record`]); a directory that once was complete and is not any more is refused, never
 //! taken for an empty one. It knows bytes and numbers only: what an entry means is the business of `consensus`.
 
+pub mod disk;
 pub mod files;
 pub mod identity;
+pub mod kind;
 pub mod lock;
 pub mod record;
-pub mod sled;
+mod redb;
+mod sled;
 pub mod snapshot;
 pub mod writer;
 
@@ -23,6 +26,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use kind::Kind;
 
 /// Largest value that a backend takes: sled puts larger ones into files that it never syncs (STACK 2.2).
 pub const VALUE_MAX: usize = 64 * 1024;
@@ -64,6 +69,20 @@ pub struct WriteSet {
     pub meta: Vec<(Meta, Vec<u8>)>,
 }
 
+impl WriteSet {
+    /// Refuses a record that is too large for any backend.
+    fn check_sizes(&self) -> io::Result<()> {
+        let values = self.puts.iter().map(|(_, v)| v).chain(self.meta.iter().map(|(_, v)| v));
+        match values.map(Vec::len).find(|len| *len > VALUE_MAX) {
+            Some(large) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a record of {large} bytes is over the limit of {VALUE_MAX}"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Everything that is on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -71,6 +90,27 @@ pub struct Loaded {
     pub log: BTreeMap<u64, Vec<u8>>,
     /// Records beside the log.
     pub meta: BTreeMap<Meta, Vec<u8>>,
+}
+
+impl Loaded {
+    /// One record of the log as it was on disk; they come in order.
+    fn log_record(&mut self, index: u64, sealed: &[u8]) -> io::Result<()> {
+        let content = record::open(&index.to_be_bytes(), sealed).map_err(|e| damaged(format!("log entry {index}: {e}")))?;
+        if let Some((before, _)) = self.log.last_key_value()
+            && before + 1 != index
+        {
+            return Err(damaged(format!("the log has a hole between {before} and {index}")));
+        }
+        self.log.insert(index, content);
+        Ok(())
+    }
+
+    /// One record beside the log as it was on disk.
+    fn meta_record(&mut self, kind: Meta, sealed: &[u8]) -> io::Result<()> {
+        let content = record::open(kind.key().as_bytes(), sealed).map_err(|e| damaged(format!("{}: {e}", kind.key())))?;
+        self.meta.insert(kind, content);
+        Ok(())
+    }
 }
 
 /// How often a backend did what; tests hold it to one sync for each commit.
@@ -97,6 +137,18 @@ pub trait Backend: Send + 'static {
     fn load(&mut self) -> io::Result<Loaded>;
     /// Its counters.
     fn counts(&self) -> Arc<Counts>;
+}
+
+impl Backend for Box<dyn Backend> {
+    fn commit(&mut self, change: &WriteSet) -> io::Result<()> {
+        (**self).commit(change)
+    }
+    fn load(&mut self) -> io::Result<Loaded> {
+        (**self).load()
+    }
+    fn counts(&self) -> Arc<Counts> {
+        (**self).counts()
+    }
 }
 
 /// The error of a record that is not what was written.

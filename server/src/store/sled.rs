@@ -19,6 +19,7 @@ use std::time::Duration;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use ::sled::{Batch, Config, Db, Mode, Tree};
 
+use super::kind::Faults;
 use super::{Backend, Counts, Loaded, Meta, VALUE_MAX, WriteSet, damaged, files, record};
 
 /// sled's page cache. The live log is in our own memory; sled is for recovery only.
@@ -42,6 +43,8 @@ pub struct SledBackend {
     /// Our own handle to sled's file, for `sync_data`.
     file: File,
     dir: PathBuf,
+    /// A test's control: the sync that sled needs beside its own flush is left out.
+    no_sync: bool,
     /// First and last index of the log on disk.
     range: Option<(u64, u64)>,
     counts: Arc<Counts>,
@@ -61,7 +64,13 @@ impl SledBackend {
         files::sync_dir(dir)?;
         files::sync_dir(dir.parent().unwrap_or(dir))?;
         let file = File::open(dir.join("db"))?;
-        Ok(Self { db, log, meta, file, dir: dir.to_owned(), range: None, counts: Arc::default() })
+        Ok(Self { db, log, meta, file, dir: dir.to_owned(), no_sync: false, range: None, counts: Arc::default() })
+    }
+
+    /// The same, perhaps with the rule left out that a test's control leaves out.
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.no_sync = faults.no_sync;
+        self
     }
 
     /// A page in a file of its own is not durable, whatever was synced: better no answer than that one.
@@ -98,13 +107,7 @@ impl SledBackend {
 
 impl Backend for SledBackend {
     fn commit(&mut self, change: &WriteSet) -> io::Result<()> {
-        let values = change.puts.iter().map(|(_, v)| v).chain(change.meta.iter().map(|(_, v)| v));
-        if let Some(large) = values.map(Vec::len).find(|len| *len > VALUE_MAX) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("a record of {large} bytes is over the limit of {VALUE_MAX}"),
-            ));
-        }
+        change.check_sizes()?;
         let (log, range) = self.log_batch(change);
         let mut meta = Batch::default();
         for (kind, content) in &change.meta {
@@ -122,7 +125,9 @@ impl Backend for SledBackend {
                 TransactionError::Abort(()) => io::Error::other("the transaction was aborted"),
             })?;
         self.db.flush().map_err(to_io)?;
-        self.file.sync_data()?;
+        if !self.no_sync {
+            self.file.sync_data()?;
+        }
         self.no_blobs()?;
         self.range = range;
         self.counts.syncs.fetch_add(1, Ordering::SeqCst);
@@ -148,18 +153,11 @@ fn read_all(log: &Tree, meta: &Tree) -> io::Result<Loaded> {
     for item in log.iter() {
         let (key, value) = item.map_err(to_io)?;
         let index = u64::from_be_bytes(key.as_ref().try_into().map_err(|_| damaged("a log record has a key that is no index"))?);
-        let content = record::open(&key, &value).map_err(|e| damaged(format!("log entry {index}: {e}")))?;
-        if let Some((before, _)) = loaded.log.last_key_value()
-            && before + 1 != index
-        {
-            return Err(damaged(format!("the log has a hole between {before} and {index}")));
-        }
-        loaded.log.insert(index, content);
+        loaded.log_record(index, &value)?;
     }
     for kind in Meta::ALL {
-        let key = kind.key().as_bytes();
-        if let Some(value) = meta.get(key).map_err(to_io)? {
-            loaded.meta.insert(kind, record::open(key, &value).map_err(|e| damaged(format!("{}: {e}", kind.key())))?);
+        if let Some(value) = meta.get(kind.key()).map_err(to_io)? {
+            loaded.meta_record(kind, &value)?;
         }
     }
     Ok(loaded)
@@ -187,8 +185,8 @@ fn open_db(dir: &Path) -> io::Result<Db> {
 fn to_io(error: ::sled::Error) -> io::Error {
     match error {
         ::sled::Error::Io(e) => e,
-        e @ ::sled::Error::Corruption { .. } => damaged(e.to_string()),
-        e => io::Error::other(e.to_string()),
+        // What it does not understand was not written by this version of it, or not to its end.
+        e => damaged(e.to_string()),
     }
 }
 

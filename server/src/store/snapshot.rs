@@ -22,10 +22,9 @@ pub struct SnapshotDir(PathBuf);
 impl SnapshotDir {
     /// Makes the directory if it is missing and removes half-written files.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        if !dir.exists() {
-            fs::create_dir_all(dir)?;
-            files::sync_dir(dir.parent().unwrap_or(dir))?;
-        }
+        fs::create_dir_all(dir)?;
+        // Also when it was there: perhaps since a start that was cut off just here.
+        files::sync_dir(dir.parent().unwrap_or(dir))?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             if path.to_string_lossy().ends_with(files::TEMPORARY) {

@@ -1,4 +1,4 @@
-//! The one OS thread, `raft-log`, that writes to the backend.
+//! The one OS thread, `raft-log`, that writes to the backend; in a simulated world one task.
 //!
 //! Promises: changes reach the disk in the order in which they were given, one after the other (votes and entries may not
 //! change places, I7); each caller's word comes only when its change is durable. The first error, or panic, of the backend
@@ -7,10 +7,13 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use tokio::sync::mpsc;
+
+use super::disk::SimulatedDisk;
 use super::{Backend, WriteSet};
 use crate::failure::{FailStop, Failure};
 
@@ -25,49 +28,83 @@ enum Job {
     Stop,
 }
 
-/// The way to the thread.
-pub struct Writer {
-    jobs: SyncSender<Job>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+/// The way to the thread, or to the task.
+pub struct Writer(Hand);
+
+enum Hand {
+    Thread { jobs: SyncSender<Job>, thread: Mutex<Option<JoinHandle<()>>> },
+    Task(mpsc::Sender<Job>),
+}
+
+/// The backend in the writer's hand; none once it has failed.
+struct Held<B> {
+    backend: Option<B>,
+    fail: FailStop,
+}
+
+impl<B: Backend> Held<B> {
+    fn commit(&mut self, change: &WriteSet) -> io::Result<()> {
+        let result = match self.backend.as_mut() {
+            Some(open) => commit(open, change),
+            None => Err(io::Error::other("the store has failed before")),
+        };
+        if let (Err(e), Some(_)) = (&result, &self.backend) {
+            self.fail.report(Failure::storage(format!(
+                "writing to the data directory failed: {e}. The node stops, since it cannot know what is on disk; \
+                 check the disk (space, errors in the kernel's log) and start it again"
+            )));
+            self.backend = None;
+        }
+        result
+    }
 }
 
 impl Writer {
     /// Starts the thread; it owns the backend from now on.
     pub fn start(backend: impl Backend, fail: FailStop) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel::<Job>(WAITING_MAX);
-        let mut backend = Some(backend);
+        let mut held = Held { backend: Some(backend), fail };
         let work = move || {
             while let Ok(Job::Commit(change, done)) = inbox.recv() {
-                let result = match backend.as_mut() {
-                    Some(open) => commit(open, &change),
-                    None => Err(io::Error::other("the store has failed before")),
-                };
-                if let (Err(e), Some(_)) = (&result, &backend) {
-                    fail.report(Failure::storage(format!(
-                        "writing to the data directory failed: {e}. The node stops, since it cannot know what is on disk; \
-                         check the disk (space, errors in the kernel's log) and start it again"
-                    )));
-                    backend = None;
-                }
-                done(result);
+                done(held.commit(&change));
             }
         };
         let thread = std::thread::Builder::new().name("raft-log".into()).spawn(work)?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+        Ok(Self(Hand::Thread { jobs, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Starts a task instead, which takes as long as that disk says.
+    pub fn start_as_task(backend: impl Backend, disk: Arc<dyn SimulatedDisk>, fail: FailStop) -> Self {
+        let (jobs, mut inbox) = mpsc::channel(WAITING_MAX);
+        let mut held = Held { backend: Some(backend), fail };
+        tokio::spawn(async move {
+            while let Some(Job::Commit(change, done)) = inbox.recv().await {
+                tokio::time::sleep(disk.takes(&change)).await;
+                done(held.commit(&change));
+            }
+        });
+        Self(Hand::Task(jobs))
     }
 
     /// Gives a change to the thread. `done` is called from there; never if the thread has stopped, then it is dropped.
     pub fn commit(&self, change: WriteSet, done: Done) {
-        if let Err(std::sync::mpsc::SendError(Job::Commit(_, done))) = self.jobs.send(Job::Commit(change, done)) {
+        let job = Job::Commit(change, done);
+        let back = match &self.0 {
+            Hand::Thread { jobs, .. } => jobs.send(job).map_err(|e| e.0),
+            Hand::Task(jobs) => jobs.try_send(job).map_err(mpsc::error::TrySendError::into_inner),
+        };
+        if let Err(Job::Commit(_, done)) = back {
             done(Err(io::Error::other("the store is closed")));
         }
     }
 
     /// Waits until everything given before is on disk and the backend is closed. Blocks.
     pub fn stop(&self) {
+        // A task ends with its runtime.
+        let Hand::Thread { jobs, thread } = &self.0 else { return };
         // A thread that has ended already has closed its inbox: nothing to tell it.
-        let _ = self.jobs.send(Job::Stop);
-        if let Some(thread) = self.thread.lock().expect("only taken here").take()
+        let _ = jobs.send(Job::Stop);
+        if let Some(thread) = thread.lock().expect("only taken here").take()
             && thread.join().is_err()
         {
             tracing::error!("the thread raft-log ended with a panic");
@@ -84,7 +121,7 @@ fn commit(backend: &mut impl Backend, change: &WriteSet) -> io::Result<()> {
 mod tests {
     use super::super::{Counts, Loaded};
     use super::*;
-    use std::sync::{Arc, mpsc};
+    use std::sync::mpsc;
     use treelease_proto::refusal::Code;
 
     struct Failing(u32);

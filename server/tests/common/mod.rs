@@ -11,9 +11,10 @@ use treelease_proto::id::{RequestKey, SessionId, SideName, TreeId};
 use treelease_proto::time::Ttl;
 use treelease_proto::wire;
 use treelease_proto::wire::lease_client::LeaseClient;
+use treelease_proto::wire::members_request::Change;
 
 /// Longest wait of any test for anything.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Polls until it is so.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
@@ -87,9 +88,22 @@ impl Caller {
         self.client.clone().history(request).await.unwrap().into_inner().entries
     }
 
+    /// One call: as far as it gets.
+    pub async fn change_members(&self, change: &Change) -> Result<wire::MembersAnswer, Status> {
+        let request = wire::MembersRequest { actor: "a test".into(), change: Some(change.clone()), ..Default::default() };
+        let mut request = self.request(request);
+        request.set_timeout(Duration::from_secs(5));
+        Ok(self.client.clone().change_members(request).await?.into_inner())
+    }
+
     pub async fn watch(&self, since: u64, trees: &[&str]) -> tonic::Streaming<wire::WatchAnswer> {
         let request = wire::WatchRequest { since, trees: trees.iter().map(ToString::to_string).collect() };
         self.client.clone().watch(self.request(request)).await.unwrap().into_inner()
+    }
+
+    pub async fn try_watch(&self) -> Result<tonic::Streaming<wire::WatchAnswer>, Status> {
+        let request = self.request(wire::WatchRequest { since: 0, trees: vec![] });
+        Ok(self.client.clone().watch(request).await?.into_inner())
     }
 
     pub async fn open(&self, side: &str, ttl: Duration) -> SessionId {
@@ -154,4 +168,14 @@ pub fn acquire(tree: &TreeId, session: &SessionId) -> Command {
 pub fn release(tree: &TreeId, session: &SessionId, grant: &Grant) -> Command {
     let lease = LeaseRef { tree: tree.clone(), session: session.clone(), epoch: grant.epoch };
     Command::Release(Release { lease, files: 3, bytes: 4096, late_refused: 0, to: None, note: "done".into() })
+}
+
+/// `cluster add`.
+pub fn add_node(node: u64, addr: &str) -> Change {
+    Change::Add(wire::AddNode { node, addr: addr.into() })
+}
+
+/// `cluster remove`.
+pub fn remove_node(node: u64) -> Change {
+    Change::Remove(wire::RemoveNode { node })
 }

@@ -1,8 +1,10 @@
-//! Three real processes on loopback, as an operator starts them, and what can be done to them.
+//! Real processes on loopback, three of them or more, as an operator starts them, and what can be done to them.
 #![allow(dead_code)] // each test file uses a part
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,8 +18,10 @@ use treelease_proto::wire;
 
 use crate::common::{Caller, until};
 
-/// All of them.
+/// All that a cluster is founded with.
 pub const ALL: [u64; 3] = [1, 2, 3];
+/// Numbers, and addresses, that there are in all.
+pub const MOST: usize = 6;
 /// Quick, and still slow against a busy machine's disk.
 pub const PACE: [&str; 4] = ["--heartbeat", "100ms", "--election-timeout", "500ms..900ms"];
 /// The election time-out's upper end in [`PACE`].
@@ -25,7 +29,7 @@ pub const ELECTION_MAX: Duration = Duration::from_millis(900);
 /// One call that may meet a stopped process.
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 
-/// Three nodes; killed when dropped.
+/// Three nodes, and room for more; killed when dropped.
 pub struct Nodes {
     dir: TempDir,
     ports: Vec<u16>,
@@ -37,7 +41,7 @@ impl Nodes {
     /// None runs yet.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, ports: free_ports(3), children: vec![None, None, None], args: Vec::new() }
+        Self { dir, ports: free_ports(MOST), children: (0..MOST).map(|_| None).collect(), args: Vec::new() }
     }
 
     /// All run and serve.
@@ -60,13 +64,19 @@ impl Nodes {
         Caller::new(&self.address(id))
     }
 
-    /// The command that starts a node.
+    /// The command that starts a node; one above the first three lists those, as a node does that shall join them.
     pub fn program(&self, id: u64) -> Program {
+        let peers: Vec<u64> = ALL.into_iter().filter(|peer| *peer != id).collect();
+        self.program_at(id, &self.address(id), &peers)
+    }
+
+    /// The command that starts a node at this address, with these others listed.
+    pub fn program_at(&self, id: u64, at: &str, peers: &[u64]) -> Program {
         let mut program = Program::new(env!("CARGO_BIN_EXE_treelease-server"));
-        program.args(["--insecure", "--node-id", &id.to_string(), "--listen", &self.address(id), "--data-dir"]);
+        program.args(["--insecure", "--node-id", &id.to_string(), "--listen", at, "--data-dir"]);
         program.arg(self.data(id)).args(PACE).args(&self.args).env("TREELEASE_LOG", "info,openraft=off");
-        for peer in ALL.into_iter().filter(|peer| *peer != id) {
-            program.args(["--peer", &format!("{peer}={}", self.address(peer))]);
+        for peer in peers {
+            program.args(["--peer", &format!("{peer}={}", self.address(*peer))]);
         }
         let log = File::options().create(true).append(true).open(self.log_file(id)).unwrap();
         program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -123,8 +133,12 @@ impl Nodes {
 
     /// Until the running nodes serve, with a quorum and one leader.
     pub async fn all_serve(&self) -> u64 {
-        let running = ALL.into_iter().filter(|id| self.children[*id as usize - 1].is_some()).collect::<Vec<_>>();
-        self.agree(&running).await
+        self.agree(&self.running_ids()).await
+    }
+
+    /// Which processes run.
+    pub fn running_ids(&self) -> Vec<u64> {
+        (1..=MOST as u64).filter(|id| self.children[*id as usize - 1].is_some()).collect()
     }
 
     /// Until these nodes name one leader among them.
@@ -162,19 +176,26 @@ impl Drop for Nodes {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            ALL.iter().for_each(|id| eprintln!("--- node {id}\n{}", self.log(*id)));
+            let all = (1..=MOST as u64).filter(|id| self.log_file(*id).exists());
+            all.for_each(|id| eprintln!("--- node {id}\n{}", self.log(id)));
         }
     }
 }
 
-/// Ports that nobody listens on, below those that the kernel gives to outgoing connections.
+/// Ports that nobody listens on, below those that the kernel gives to outgoing connections, and that no other test process takes
+/// before this one has ended: a node that was stopped finds its port free.
 pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut found: Vec<TcpListener> = Vec::new();
     while found.len() < count {
         let n = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst));
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", 12_000 + (n % 18_000) as u16)) {
+        let port = 12_000 + (n % 18_000) as u16;
+        // The kernel forgets the name with this process.
+        let name = SocketAddr::from_abstract_name(format!("treelease-test-port-{port}")).unwrap();
+        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
             found.push(listener);
+            std::mem::forget(taken);
         }
     }
     found.iter().map(|listener| listener.local_addr().unwrap().port()).collect()

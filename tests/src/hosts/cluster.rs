@@ -157,7 +157,7 @@ impl Drop for Cluster {
 
 /// Ports that nobody listens on, below those that the kernel gives to outgoing connections. None is given twice by one process:
 /// whoever got it may not listen yet.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut found: Vec<TcpListener> = Vec::new();
     let start = std::process::id().wrapping_mul(41);

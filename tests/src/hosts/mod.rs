@@ -16,15 +16,16 @@ mod output;
 mod processes;
 mod server;
 mod side;
+pub mod user;
 mod violation;
 
-pub(crate) use cluster::free_ports;
-pub use cluster::{Cluster, Pace};
+pub use cluster::{Cluster, Pace, free_ports};
 pub use host::Host;
-pub use output::{Done, finish};
+pub use output::{Done, finish, finish_within};
 pub use processes::{Signal, signal};
 pub use server::Server;
 pub use side::{Side, Stopped, Tool};
+pub use user::User;
 pub use violation::{directory as violations, violated};
 
 /// Waits until the condition holds; panics with `what` after `limit`. The one way to wait in a story.
@@ -77,6 +78,15 @@ pub fn executable(name: &str) -> PathBuf {
         assert!(built.is_ok_and(|s| s.success()), "cargo build --workspace --bins failed");
         assert!(path.exists(), "{} was not built", path.display());
     }
+    path
+}
+
+/// An executable from crates.io that `tests/run` installs.
+pub fn installed(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("a test has an executable");
+    let dir = this.ancestors().find(|d| d.ends_with("debug") || d.ends_with("release")).and_then(Path::parent);
+    let path = dir.expect("a test runs in a target directory").join("tools/bin").join(name);
+    assert!(path.exists(), "{} is missing: `./tests/run` installs it, whichever tests it is asked for", path.display());
     path
 }
 

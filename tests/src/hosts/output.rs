@@ -61,7 +61,12 @@ impl std::fmt::Display for Done {
 }
 
 /// Runs a command to its end, within a limit; never with a terminal.
-pub fn finish(mut command: Command) -> Done {
+pub fn finish(command: Command) -> Done {
+    finish_within(COMMAND_LIMIT, command)
+}
+
+/// The same with another limit.
+pub fn finish_within(limit: Duration, mut command: Command) -> Done {
     let text = format!("{command:?}");
     // The environment is printed too; the words are what matters.
     let text = text.rsplit_once("treelease\" ").map_or_else(|| text.clone(), |(_, args)| format!("treelease {args}"));
@@ -71,7 +76,7 @@ pub fn finish(mut command: Command) -> Done {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
     let timer = Timer::start();
-    let output: Output = match receiver.recv_timeout(COMMAND_LIMIT) {
+    let output: Output = match receiver.recv_timeout(limit) {
         Ok(output) => output.unwrap_or_else(|e| panic!("{text}: {e}")),
         Err(_) => {
             signal(pid, Signal::KILL);

@@ -26,11 +26,23 @@ impl Server {
         server
     }
 
-    /// How it is started.
+    /// The same at an address where another one was.
+    pub fn start_at(dir: PathBuf, address: &str) -> Server {
+        let mut server = Server { dir, address: address.into(), child: None };
+        server.restart();
+        server
+    }
+
+    /// How it is started; with `dir/server.toml`, if a story has written one.
     pub fn command(dir: &Path, listen: &str) -> Command {
         let mut command = Command::new(executable("treelease-server"));
         command.args(["--node-id", "1", "--insecure", "--listen", listen, "--data-dir"]).arg(dir.join("data"));
         command.env("TREELEASE_TEST_WORLD", dir);
+        // Written by a story before the server is started.
+        let config = dir.join("server.toml");
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
         command
     }
 

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use super::processes::{self, Signal, signal};
+use super::user::User;
 use super::{Done, Host, executable, finish, wait_for};
 
 /// How long a daemon may take to come or go.
@@ -19,6 +20,7 @@ pub struct Side {
     ttl: String,
     fault: Option<String>,
     host: Option<Host>,
+    user: Option<User>,
 }
 
 impl Side {
@@ -31,7 +33,15 @@ impl Side {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(dir.join(private), std::fs::Permissions::from_mode(0o700)).expect("ours");
         }
-        let side = Side { name: name.to_owned(), dir, endpoints: endpoints.to_vec(), ttl: "2s".into(), fault: None, host: None };
+        let side = Side {
+            name: name.to_owned(),
+            dir,
+            endpoints: endpoints.to_vec(),
+            ttl: "2s".into(),
+            fault: None,
+            host: None,
+            user: None,
+        };
         side.write_config();
         side
     }
@@ -56,6 +66,15 @@ impl Side {
     #[must_use]
     pub fn on(mut self, host: &Host) -> Side {
         self.host = Some(host.clone());
+        self
+    }
+
+    /// As another user than root: all that it runs, and all that is its own. Before anything of it runs.
+    #[must_use]
+    pub fn as_user(mut self, user: User) -> Side {
+        user.let_in(self.dir.parent().expect("a side lies in its world"));
+        user.own(&self.dir);
+        self.user = Some(user);
         self
     }
 
@@ -95,7 +114,10 @@ impl Side {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = match &self.host {
             Some(host) => host.command(program),
-            None => Command::new(program),
+            None => match &self.user {
+                Some(user) => user.command(program),
+                None => Command::new(program),
+            },
         };
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("TREELEASE_") {
@@ -127,7 +149,12 @@ impl Side {
 
     /// `treelease ARGS…`, not yet started.
     pub fn treelease(&self, args: &[&str]) -> Command {
-        let mut command = self.command(executable("treelease"));
+        let program = match self.user {
+            // Where the tests were built another user may not be let in.
+            Some(_) => super::user::lent(self.dir.parent().expect("a side lies in its world"), "treelease"),
+            None => executable("treelease"),
+        };
+        let mut command = self.command(program);
         command.args(args);
         command
     }
@@ -170,6 +197,9 @@ impl Side {
     pub fn try_mount(&self, tree: &str, lower: &Path, more: &[&str]) -> Done {
         let at = self.at(tree);
         std::fs::create_dir_all(&at).expect("a mount point");
+        if let Some(user) = &self.user {
+            user.own(&at);
+        }
         let (lower, at) = (lower.to_str().expect("our own path"), at.to_str().expect("our own path"));
         let mut args = vec!["mount", tree, "--lower", lower, "--at", at];
         args.extend(more);

@@ -138,6 +138,7 @@ pub enum Command {
     Cluster(commands::cluster::ClusterArgs),
     Break(commands::break_lease::BreakArgs),
     Fence(commands::fence::FenceArgs),
+    Follow(commands::following::FollowArgs),
     Logs(commands::logs::LogsArgs),
     Config(commands::config::ConfigArgs),
     Completion(commands::completion::CompletionArgs),

@@ -1,6 +1,7 @@
 //! Standing in the queue: when this side asks for the lease, asks again, and leaves.
 
 use treelease_client::words::command::Answer;
+use treelease_client::words::policy::Fence;
 use treelease_client::words::refusal::{Code, Refusal};
 use treelease_client::words::time::BootTime;
 use treelease_client::words::tree::{Holder, StateName, TreeStatus};
@@ -44,12 +45,23 @@ pub fn why_not(table: &TreeStatus) -> Refusal {
         (StateName::Fencing, _) => Refusal::new(
             Code::Held,
             format!(
-                "\"{name}\" waits for a fence after an unclean end{}: somebody must vouch that the old holder cannot write any more",
-                ended(table)
+                "\"{name}\" waits for a fence after an unclean end{}: {} that the old holder cannot write any more",
+                ended(table),
+                match &table.policy.fence {
+                    Fence::Exec(agent) => format!("the fence agent `{agent}` must succeed, or somebody must vouch"),
+                    _ => "somebody must vouch".to_owned(),
+                }
             ),
         ),
         (StateName::Retired, _) => Refusal::new(Code::NotFound, format!("\"{name}\" is retired")),
-        _ => Refusal::new(Code::Held, format!("\"{name}\" was not granted in time")),
+        _ => {
+            let fenced: Vec<&str> = table.fenced.iter().map(|fenced| fenced.side.as_str()).collect();
+            let why = match fenced.is_empty() {
+                true => String::new(),
+                false => format!("; fenced there, until `treelease fence unfence`: {}", fenced.join(", ")),
+            };
+            Refusal::new(Code::Held, format!("\"{name}\" was not granted in time{why}"))
+        }
     }
 }
 

@@ -439,6 +439,11 @@ impl TreeSide {
     /// The tree as a node knows it now.
     pub fn handle_table(&mut self, status: TreeStatus, my_session: Option<&SessionId>, now: BootTime) {
         let policy_changed = self.policy != status.policy;
+        if self.policy.mode != status.policy.mode && self.table.is_some() {
+            // What the kernel kept where nobody was refused is no licence's.
+            self.change_kind();
+            self.effects.push_back(Effect::DropCaches);
+        }
         self.policy = status.policy.clone();
         self.name = status.name.clone();
         let moved = self.table.as_ref().map(|t| (t.state, t.epoch)) != Some((status.state, status.epoch));
@@ -630,8 +635,13 @@ impl TreeSide {
         self.left_behind = owed::LeftBehind::Nothing;
         let locked = self.lock_may_be_here();
         self.lock_gone();
+        let held = self.grant().is_some();
         self.set_phase(Phase::Reader);
         self.effects.push_back(Effect::RefuseWaiters);
+        if held {
+            // Pages of files with writers were left at the deadline, in case that the lease went on (DESIGN 5.3).
+            self.effects.push_back(Effect::DropCaches);
+        }
         if locked {
             // The deadline has passed with the session: once all is confirmed, the free lock is this side's word for it.
             self.effects.push_back(Effect::FlushLapsed);

@@ -89,6 +89,7 @@ impl World {
             ended_side: None,
             declined: String::new(),
             witness: None,
+            fenced: vec![],
         }
     }
 

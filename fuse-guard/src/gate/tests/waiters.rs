@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::{Epoch, RunStart};
 use treelease_client::words::policy::OnClose;
 
-use super::super::waiters::{CARRIERS, FIRST_WRITE_WAIT, MAX_WAITING, REFUSED_FOR};
+use super::super::waiters::{ASK_AGAIN, CARRIERS, FIRST_WRITE_WAIT, MAX_WAITING, REFUSED_FOR};
 use super::super::{Admission, Gate, Op, Opened, Outcome, Right, Standing, Turn};
 use super::{Stand, eventually, stand, standing, write_for};
 use crate::sync::Ordering;
@@ -53,6 +53,24 @@ fn many_waiting_operations_ask_once_and_are_carried_out_when_the_lease_comes() {
         assert_eq!(told.recv_timeout(LIMIT), Ok(Ok(())));
     }
     eventually("all carried out", || at.gate.waiting() == 0);
+}
+
+#[test]
+fn who_waits_at_rest_asks_again_since_a_word_may_be_lost() {
+    let at = stand(standing(Right::Read));
+    let until = at.gate.now().after(Duration::from_secs(1_000_000));
+    at.gate.publish(standing(Right::Resting { until }));
+    let told = park(&at.gate, None);
+    let wanted = || at.ears.wanted.load(Ordering::SeqCst);
+    assert_eq!(wanted(), 1);
+    for times in 2..4 {
+        eventually("it is asked again", || {
+            at.clock.advance(ASK_AGAIN);
+            wanted() >= times
+        });
+    }
+    at.gate.publish(standing(write_for(1_000_000, at.gate.now())));
+    assert_eq!(told.recv_timeout(LIMIT), Ok(Ok(())));
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn i2_a_break_after_a_resume_waits_for_the_largest_ttl_in_force() {
         let ttl = Ttl::new(Duration::from_secs(seconds));
         let open = OpenSession { ttl, resume: resume.clone(), ..open_of("a", session_id(5)) };
         let answer = world.run(Command::OpenSession(open));
-        assert!(matches!(answer, Answer::Opened { resumed: true, ttl, .. } if ttl.get().as_secs() == 40), "{answer:?}");
+        assert!(matches!(answer, Answer::Opened { resumed: true, ttl, .. } if ttl.get().as_secs() == seconds), "{answer:?}");
     }
     broken(&mut world, 1);
     assert_eq!(world.length(), Duration::from_secs(40) + GRACE);

@@ -15,19 +15,20 @@ use crate::lease::TreeState;
 /// How many commands long the sequences are: about 20 s of a debug build.
 const DEPTH: usize = 8;
 /// How many situations there are then.
-const SITUATIONS: usize = 14_835;
+const SITUATIONS: usize = 19_637;
 /// The same where there is time (`TREELEASE_LONG`).
 const LONG_DEPTH: usize = 12;
 
 const SIDES: [&str; 3] = ["a", "b", "c"];
 
+/// A state, and the oracle's book of how it came about.
 #[derive(Clone)]
-struct Node {
-    state: State,
-    oracle: Oracle,
+pub(super) struct Node {
+    pub(super) state: State,
+    pub(super) oracle: Oracle,
 }
 
-fn session(n: usize) -> SessionId {
+pub(super) fn session(n: usize) -> SessionId {
     session_id(n as u64 + 1)
 }
 
@@ -55,6 +56,9 @@ fn alphabet(state: &State) -> Vec<Command> {
         Command::FenceConfirm { tree: tree.clone(), epoch: old, reason: reason() },
         Command::SetPolicy { tree: tree.clone(), policy: pairs(&[("fence", "none")]) },
         Command::SetPolicy { tree: tree.clone(), policy: pairs(&[("fence", "manual")]) },
+        Command::Retire { tree: tree.clone(), epoch, reason: reason() },
+        Command::SetRoot { tree: tree.clone(), root: root(1).id, epoch, state: RootState::Sealed, reason: reason() },
+        Command::SetRoot { tree: tree.clone(), root: root(1).id, epoch, state: RootState::Live, reason: reason() },
     ];
     for (n, name) in SIDES.iter().enumerate() {
         let session = session(n);
@@ -104,6 +108,7 @@ fn situation(node: &Node) -> u64 {
     state.replay.clear();
     // The sides' own boots are no kernels of the places here: it changes nothing.
     state.copied_boots.clear();
+    let leadership = state.leadership().map(|(current, _)| current).unwrap_or_default();
     (state.revision, state.timed, state.leadership) = (0, 0, None);
     for session in state.sessions.values_mut() {
         session.since = WallTime::UNKNOWN;
@@ -113,6 +118,14 @@ fn situation(node: &Node) -> u64 {
             run.start = Default::default();
         }
         tree.coolings = 0;
+        for fenced in tree.fenced.values_mut() {
+            for open in &mut fenced.open {
+                open.number = u32::from(open.number == fenced.attempts);
+                open.leadership = Leadership(u64::from(open.leadership == leadership));
+            }
+            (fenced.attempts, fenced.failures) = (u32::from(fenced.attempts > 0), 0);
+            fenced.epoch = Epoch::from_raw(u64::from(fenced.epoch == tree.last_epoch));
+        }
         tree.last_epoch = Epoch::from_raw(u64::from(tree.last_epoch > Epoch::ZERO));
         let epoch = tree.last_epoch;
         match &mut tree.state {
@@ -124,14 +137,14 @@ fn situation(node: &Node) -> u64 {
                 cooling.why.clear();
             }
             TreeState::Fencing(fencing) => {
-                fencing.ended.epoch = epoch;
+                (fencing.ended.epoch, fencing.attempt) = (epoch, 1);
                 fencing.why.clear();
             }
             TreeState::Free | TreeState::Retired => {}
         }
     }
     let mut oracle = node.oracle.clone();
-    oracle.forget_numbers();
+    oracle.forget_numbers(leadership);
     let mut hasher = DefaultHasher::new();
     (state, oracle).hash(&mut hasher);
     hasher.finish()
@@ -139,16 +152,20 @@ fn situation(node: &Node) -> u64 {
 
 /// Situations and steps that a walk has seen, and the first complaint.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Walk {
-    situations: usize,
-    steps: usize,
-    complaint: Option<String>,
+pub(super) struct Walk {
+    pub(super) situations: usize,
+    pub(super) steps: usize,
+    pub(super) complaint: Option<String>,
 }
 
 fn walk(fault: Fault, depth: usize) -> Walk {
     let mut first = World::new();
     first.state.fault = fault;
-    let mut node = Node { state: first.state, oracle: Oracle::default() };
+    walk_from(Node { state: first.state, oracle: Oracle::default() }, alphabet, depth)
+}
+
+/// Every sequence of so many commands of that alphabet, from there on.
+pub(super) fn walk_from(mut node: Node, alphabet: fn(&State) -> Vec<Command>, depth: usize) -> Walk {
     node.state.history.clear();
     node.state.replay.clear();
     let mut seen = BTreeSet::from([situation(&node)]);
@@ -180,7 +197,7 @@ fn walk(fault: Fault, depth: usize) -> Walk {
 }
 
 /// One command from one situation; `None` if it changed nothing.
-fn step(node: &Node, command: Command) -> Result<Option<Node>, String> {
+pub(super) fn step(node: &Node, command: Command) -> Result<Option<Node>, String> {
     let mut after = node.clone();
     // Every entry of a walk has the next index and the same key: nothing is remembered between them.
     let index = node.state.leadership().unwrap().0.0 + 1;

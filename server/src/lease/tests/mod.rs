@@ -8,7 +8,10 @@ mod coming_back;
 mod copied;
 mod ending;
 mod explore;
+mod explore_fences;
+mod fences;
 mod granting;
+mod nodes;
 mod oracle;
 mod queueing;
 mod random;
@@ -16,6 +19,8 @@ mod reasons;
 mod registry;
 mod repeating;
 mod resting;
+mod restoring;
+mod retiring;
 mod sessions;
 mod witnessing;
 
@@ -43,6 +48,10 @@ pub(super) enum Fault {
     BackFromAnyKernel,
     /// A free lock is taken for a witness although the ended lease had not said that it had it.
     WitnessUnsaid,
+    /// An agent's result counts whatever attempt it names, and under whichever leadership it was run.
+    AnyFenceResult,
+    /// That an agent has acted is forgotten: the side may be granted without having its access back.
+    FenceForgotten,
 }
 
 /// The TTL of every session here.

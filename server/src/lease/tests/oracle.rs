@@ -47,6 +47,21 @@ struct Book {
     last: Option<(Writer, bool)>,
     /// From where each waiter said that it writes.
     wished: BTreeMap<SessionId, Option<Place>>,
+    /// Whom agents have shut out, or may.
+    shut: BTreeMap<SideName, Shut>,
+}
+
+/// What agents have done, or may still do, to a side.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+struct Shut {
+    epoch: u64,
+    /// Number, whether it shuts out (else it lets in), the leadership that ran it: as long as nobody has told the end.
+    acting: Vec<(u32, bool, u64)>,
+    last: u32,
+    /// It may be shut out.
+    done: bool,
+    /// Somebody vouched that it may be let in.
+    wish: bool,
 }
 
 /// The books of all trees.
@@ -55,8 +70,15 @@ pub(super) struct Oracle(BTreeMap<TreeId, Book>);
 
 impl Oracle {
     /// Without the numbers that only grow, so that equal situations are equal (for the walk, which forgets them in a copy).
-    pub(super) fn forget_numbers(&mut self) {
+    pub(super) fn forget_numbers(&mut self, leadership: Leadership) {
         for book in self.0.values_mut() {
+            for shut in book.shut.values_mut() {
+                let last = std::mem::take(&mut shut.last);
+                shut.epoch = u64::from(shut.epoch == book.epoch);
+                for (number, _, under) in &mut shut.acting {
+                    (*number, *under) = (u32::from(*number == last), u64::from(*under == leadership.0));
+                }
+            }
             book.run_start = 0;
             book.epoch = 0;
         }
@@ -72,6 +94,12 @@ impl Oracle {
             book.look(id, command, &now).map_err(|e| format!("{}: {e}; {command:?} -> {answer:?}", now.name))?;
         }
         Ok(())
+    }
+}
+
+impl Danger {
+    fn is_of(&self, side: &SideName) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.side == *side)
     }
 }
 
@@ -195,8 +223,83 @@ impl Book {
                 }
                 danger.pages_may_come = false;
             }
+            // Whose files they were meanwhile is not known.
+            Command::SetRoot { tree, state, .. } if done && tree == id => {
+                let changes = was.is_some_and(|was| was.roots.iter().any(|root| root.state != *state));
+                if let (true, Some((_, goes_on))) = (changes, &mut self.last) {
+                    *goes_on = false;
+                }
+            }
+            Command::FenceAttempt { attempt, verb, decided_under, .. } if done && attempt.tree == *id => {
+                self.attempt_begins(attempt, *verb, decided_under.0, before)?;
+            }
+            Command::FenceResult { attempt, outcome, decided_under, .. } if done && attempt.tree == *id => {
+                let current = before.leadership().is_some_and(|(current, _)| current == *decided_under);
+                let shut = self.shut.get_mut(&attempt.side).ok_or("the end of an attempt that was none")?;
+                let this = shut.acting.iter().position(|(n, _, by)| *n == attempt.number && *by == decided_under.0);
+                let (Some(at), true) = (this, current && shut.epoch == attempt.epoch.get()) else {
+                    return Err(format!("I2: the end of another attempt counted: {shut:?}"));
+                };
+                let (number, shuts, _) = shut.acting.remove(at);
+                match (shuts, outcome) {
+                    (true, Outcome::Untouched) => {}
+                    (true, Outcome::Failed) => shut.done = true,
+                    (true, Outcome::Succeeded) => {
+                        shut.done = true;
+                        let stands = number == shut.last && shut.epoch == self.epoch;
+                        if let Some(danger) = self.danger.as_mut().filter(|d| stands && d.is_of(&attempt.side)) {
+                            danger.pages_may_come = false;
+                        }
+                    }
+                    (false, Outcome::Succeeded) => drop(self.shut.remove(&attempt.side)),
+                    (false, _) => {}
+                }
+            }
+            Command::FenceLapsed { attempt, decided_under } if done && attempt.tree == *id => {
+                let shut = self.shut.get_mut(&attempt.side).ok_or("an attempt lapsed that was none")?;
+                let this = shut.acting.iter().position(|(n, _, by)| *n == attempt.number && *by != decided_under.0);
+                let (_, shuts, _) = shut.acting.remove(this.ok_or("an attempt lapsed that was none, or its leader's own")?);
+                shut.done |= shuts;
+            }
+            Command::Unfence { tree, side, by_hand, .. } if done && tree == id => {
+                let shut = self.shut.get_mut(side).ok_or("somebody is let in who was not shut out")?;
+                shut.wish = true;
+                if *by_hand && !shut.acting.is_empty() {
+                    return Err("it may be shut out yet after it was let in".into());
+                }
+                if *by_hand {
+                    self.shut.remove(side);
+                }
+            }
             _ => {}
         }
+        Ok(())
+    }
+
+    fn attempt_begins(&mut self, attempt: &AttemptRef, verb: Verb, by: u64, before: &State) -> Result<(), String> {
+        if before.leadership().is_none_or(|(current, _)| current.0 != by) {
+            return Err("an attempt of who does not lead".into());
+        }
+        let shuts = verb == Verb::Fence;
+        if shuts {
+            let feared = self.danger.as_ref().is_some_and(|d| d.is_of(&attempt.side) && d.grace_is_over && d.pages_may_come);
+            let side_of = |session: &SessionId| before.session(session).map(|s| s.side().clone());
+            let wanted = self.wished.keys().any(|session| side_of(session).is_some_and(|side| side != attempt.side));
+            if !feared || !wanted || attempt.epoch.get() != self.epoch {
+                return Err(format!("{} is shut out for nothing", attempt.side));
+            }
+        }
+        let new = Shut { epoch: attempt.epoch.get(), ..Shut::default() };
+        let shut = self.shut.entry(attempt.side.clone()).or_insert_with(|| new.clone());
+        if shuts && shut.epoch != new.epoch && !shut.done && shut.acting.is_empty() {
+            *shut = new;
+        }
+        let twice = if shuts { shut.acting.iter().any(|(.., under)| *under == by) } else { !shut.acting.is_empty() };
+        if twice || attempt.number <= shut.last || shut.epoch != attempt.epoch.get() || !(shuts || shut.wish) {
+            return Err(format!("an attempt that must not begin: {shut:?}"));
+        }
+        shut.last = attempt.number;
+        shut.acting.push((attempt.number, shuts, by));
         Ok(())
     }
 
@@ -237,6 +340,12 @@ impl Book {
         let place = self.wished.remove(&holder.session).flatten();
         let writer = Writer { session: holder.session.clone(), side: holder.side.clone(), place };
         let same = |old: &Writer| old.side == writer.side && old.place.is_some() && old.place == writer.place;
+        if let Some(shut) = self.shut.get(&writer.side).filter(|shut| shut.done || !shut.acting.is_empty()) {
+            return Err(format!("I2: granted to {} that is fenced: {shut:?}", writer.side));
+        }
+        if !now.roots.is_empty() && now.roots.iter().all(|root| root.state != RootState::Live) {
+            return Err(format!("I8: granted to {} with nowhere to write", writer.side));
+        }
         self.unsettled = false;
         if let Some(danger) = self.danger.take() {
             let nothing_comes = !danger.gate_may_be_open && danger.grace_is_over && !danger.pages_may_come;

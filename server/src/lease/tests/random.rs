@@ -27,7 +27,7 @@ struct Draw {
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
-    (0..30u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
+    (0..41u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
         .prop_map(|(what, side, tree, current, extra, repeat)| Draw { what, side, tree, current, extra, repeat })
 }
 
@@ -90,7 +90,15 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
         21 => Command::FenceConfirm { tree, epoch, reason },
         22 | 23 => Command::EndGrace { tree, epoch, decided_under },
         24 => {
-            let value = [("fence", "none"), ("fence", "manual"), ("takeover", "a,b"), ("takeover", "any"), ("grace", "1s")];
+            let value = [
+                ("fence", "none"),
+                ("fence", "manual"),
+                ("fence", "exec:nas"),
+                ("takeover", "a,b"),
+                ("takeover", "any"),
+                ("grace", "1s"),
+                ("fence", "exec:nas"),
+            ];
             Command::SetPolicy { tree, policy: pairs(&[value[usize::from(d.extra) % value.len()]]) }
         }
         25 => Command::EndCopied {
@@ -104,8 +112,52 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
             let marker = status.witness.filter(|_| d.current > 1).unwrap_or_else(|| lock_of(d));
             Command::Witnessed { tree, epoch, attempt, session, marker }
         }
+        30 | 31 => match state.fences_due(leadership).into_iter().find(|due| due.attempt.tree == tree) {
+            Some(due) => Command::FenceAttempt {
+                attempt: due.attempt,
+                verb: due.verb,
+                agent: due.agent,
+                deadline_ms: 30_000,
+                decided_under,
+            },
+            // What brings one about.
+            None => Command::EndGrace { tree, epoch, decided_under },
+        },
+        32..=34 if state.fences_open().is_empty() => Command::Acquire(Acquire { place, ..acquire_of(&tree, &session) }),
+        32..=34 => {
+            let (attempt, under) = attempt_of(state, d, &tree, epoch);
+            let outcome = [Outcome::Succeeded, Outcome::Failed, Outcome::Untouched][usize::from(d.extra) % 3];
+            Command::FenceResult { attempt, outcome, detail: reason, decided_under: under }
+        }
+        35 => Command::FenceLapsed { attempt: attempt_of(state, d, &tree, epoch).0, decided_under },
+        36 => Command::FenceStands { attempt: attempt_of(state, d, &tree, epoch).0 },
+        40 => {
+            let incarnation = state.session(&session).map_or(1, |s| s.incarnation());
+            Command::SettleTtl { session, incarnation, decided_under }
+        }
+        38 if d.extra > 250 => Command::Retire { tree, epoch, reason },
+        38 | 39 => {
+            let state = if d.extra.is_multiple_of(3) { RootState::Sealed } else { RootState::Live };
+            Command::SetRoot { tree, root: root(d.tree).id, epoch, state, reason }
+        }
+        37 => {
+            let shut = status.fenced.first();
+            let (side, epoch) = shut.map_or((side(name), epoch), |shut| (shut.side.clone(), shut.epoch));
+            Command::Unfence { tree, side, epoch, reason, by_hand: d.extra.is_multiple_of(4) }
+        }
         _ => Command::ExpireSession { session: if d.extra.is_multiple_of(2) { lease.session } else { session }, decided_under },
     }
+}
+
+/// Mostly an attempt of whose end nobody has told, under its own leadership.
+fn attempt_of(state: &State, d: &Draw, tree: &TreeId, epoch: Epoch) -> (AttemptRef, Leadership) {
+    let none = AttemptRef { tree: tree.clone(), side: side(SIDES[d.side]), epoch, number: 1 };
+    let open = state.fences_open().into_iter().rfind(|open| open.attempt.tree == *tree);
+    let (mut attempt, under) = open.map_or((none, Leadership(1)), |open| (open.attempt, open.leadership));
+    if d.current == 0 {
+        attempt.number += 1;
+    }
+    (attempt, under)
 }
 
 /// One of two locks.
@@ -115,7 +167,8 @@ fn lock_of(d: &Draw) -> MarkerLock {
 
 fn start(fault: Fault) -> World {
     let mut world = World::new();
-    world.add_tree(2, "docs");
+    let docs = world.add_tree(2, "docs");
+    world.run(Command::SetPolicy { tree: docs, policy: pairs(&[("fence", "exec:nas")]) });
     world.state.fault = fault;
     world
 }
@@ -134,7 +187,14 @@ fn carry_out(fault: Fault, draws: &[Draw]) -> Result<World, String> {
         let replays = repeated
             && !matches!(
                 command,
-                Command::Lead { .. } | Command::ExpireSession { .. } | Command::EndCopied { .. } | Command::EndGrace { .. }
+                Command::Lead { .. }
+                    | Command::ExpireSession { .. }
+                    | Command::EndCopied { .. }
+                    | Command::EndGrace { .. }
+                    | Command::SettleTtl { .. }
+                    | Command::FenceAttempt { .. }
+                    | Command::FenceResult { .. }
+                    | Command::FenceLapsed { .. }
             );
         let answer = world.run_keyed(key.clone(), command.clone());
         if replays {
@@ -209,6 +269,18 @@ fn control_a_way_back_from_any_kernel_is_noticed() {
 #[test]
 fn control_a_witness_of_a_lock_that_nobody_said_to_have_is_noticed() {
     let complaint = somebody_complains(Fault::WitnessUnsaid).expect("a broken rule must be noticed");
+    assert!(complaint.contains("I2"), "{complaint}");
+}
+
+#[test]
+fn control_an_agents_result_that_counts_for_any_attempt_is_noticed() {
+    let complaint = somebody_complains(Fault::AnyFenceResult).expect("a broken rule must be noticed");
+    assert!(complaint.contains("I2"), "{complaint}");
+}
+
+#[test]
+fn control_a_fence_that_is_forgotten_is_noticed() {
+    let complaint = somebody_complains(Fault::FenceForgotten).expect("a broken rule must be noticed");
     assert!(complaint.contains("I2"), "{complaint}");
 }
 

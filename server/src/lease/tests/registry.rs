@@ -1,6 +1,7 @@
 //! Trees, roots, policy, the cluster's id and its limits.
 
 use super::*;
+use crate::lease::{MAX_SESSIONS, MAX_TREES};
 
 fn add(name: &str, n: u64, policy: &[(&str, &str)], with: Option<Root>) -> Command {
     Command::AddTree { name: name.parse().unwrap(), tree: tree_id(n), policy: pairs(policy), root: with }
@@ -53,10 +54,10 @@ fn a_policy_is_changed_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_fence_agent_that_nobody_configured_is_refused() {
+fn a_fence_agent_is_a_name_here_and_who_has_none_is_refused_by_the_leader_that_would_run_it() {
     let mut world = World::new();
-    assert!(refusal(world.set("fence", "exec:nas")).message.contains("`nas`"));
-    assert_eq!(code(world.run(add("docs", 2, &[("fence", "exec:nas")], None))), Code::Config);
+    assert_eq!(world.set("fence", "exec:nas"), Answer::Done);
+    assert_eq!(code(world.set("fence", "exec:")), Code::Config);
 }
 
 #[test]
@@ -97,4 +98,32 @@ fn i8_a_taken_over_tree_cools_for_the_largest_ttl_and_goes_on_above_the_storages
     assert_eq!(world.state.tree_status(&tree_id(2)).unwrap().state, StateName::Fencing);
     world.run(Command::FenceConfirm { tree: tree_id(2), epoch: Epoch::from_raw(41), reason: "switched off".into() });
     assert_eq!(world.state.held_by(&a)[0].epoch.get(), 42);
+}
+
+#[test]
+fn trees_and_sessions_beyond_the_limits_are_refused() {
+    // Straight to the state: the world compares all of it after each command.
+    let mut world = World::new();
+    let mut apply = |n: u64, command: Command| {
+        let proposal = Proposal { request_key: key(7_000_000_000 + n), actor: String::new(), at: WallTime::UNKNOWN, command };
+        world.state.apply(&Entry { index: 7_000_000_000 + n, proposal }).answer
+    };
+    let open = |n: u64| Command::OpenSession(open_of(&format!("side-{n}"), session_id(1_000 + n)));
+    for n in 0..MAX_SESSIONS as u64 {
+        assert!(matches!(apply(n, open(n)), Answer::Opened { .. }), "{n}");
+    }
+    assert_eq!(code(apply(20_000, open(20_000))), Code::Limit);
+    let close = Command::CloseSession { session: session_id(1_000) };
+    assert_eq!(apply(20_001, close), Answer::Done);
+    assert!(matches!(apply(20_002, open(20_000)), Answer::Opened { .. }), "there is room again");
+
+    let add = |n: u64| {
+        let name = format!("tree-{n}").parse().unwrap();
+        Command::AddTree { name, tree: tree_id(1_000 + n), policy: vec![], root: None }
+    };
+    // One is there already.
+    for n in 1..MAX_TREES as u64 {
+        assert!(matches!(apply(100_000 + n, add(n)), Answer::TreeAdded { .. }), "{n}");
+    }
+    assert_eq!(code(apply(500_000, add(500_000))), Code::Limit);
 }

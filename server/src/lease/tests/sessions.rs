@@ -89,3 +89,34 @@ fn the_id_of_a_living_session_is_not_taken_again() {
     world.open("a", 1);
     assert_eq!(code(world.run(Command::OpenSession(open_of("b", session_id(1))))), Code::Usage);
 }
+
+#[test]
+fn i3_a_lower_ttl_is_answered_at_once_and_waited_for_only_when_the_leader_has_waited_a_full_old_one() {
+    let mut world = World::new();
+    let a = world.open("a", 1);
+    let lower = |world: &mut World, seconds: u64| {
+        let resume = Some(Resume { session: session_id(1), secret: b"a".to_vec() });
+        let ttl = Ttl::new(Duration::from_secs(seconds));
+        world.run(Command::OpenSession(OpenSession { ttl, resume, ..open_of("a", session_id(9)) }))
+    };
+    let settle = |world: &mut World, incarnation, decided_under| {
+        world.run(Command::SettleTtl { session: session_id(1), incarnation, decided_under })
+    };
+    let now = |world: &World| {
+        let session = world.state.session(&session_id(1)).unwrap();
+        (session.ttl().get().as_secs(), session.outlives().get().as_secs())
+    };
+    lower(&mut world, 5);
+    assert_eq!(now(&world), (5, 15), "a renewal of before gives a right for 15 s");
+    lower(&mut world, 8);
+    assert_eq!(now(&world), (8, 15), "still");
+    let (under, earlier) = (world.leadership(), Leadership(world.leadership().0 - 1));
+    assert!(ignored(&settle(&mut world, 2, under)), "decided before it was lowered again");
+    assert!(ignored(&settle(&mut world, 3, earlier)));
+    assert_eq!(settle(&mut world, 3, under), Answer::Done);
+    assert_eq!(now(&world), (8, 8));
+    assert!(ignored(&settle(&mut world, 3, under)));
+    lower(&mut world, 20);
+    assert_eq!(now(&world), (20, 20), "a higher one counts at once");
+    world.granted(&a);
+}

@@ -157,6 +157,12 @@ pub struct Side {
 impl Side {
     /// Side number `n`, without a session.
     pub fn new(n: usize, plan: &Plan, fault: Fault, tree: &TreeId, centre: i64, rng: &mut Rng) -> Self {
+        let name = ["workstation", "pod", "laptop"][n].parse().expect("a name");
+        Self::named(name, format!("boot-{n}"), plan, fault, tree, centre, rng)
+    }
+
+    /// The side of that name, on a machine with that boot id.
+    pub fn named(name: SideName, boot: String, plan: &Plan, fault: Fault, tree: &TreeId, centre: i64, rng: &mut Rng) -> Self {
         let kind = match fault {
             Fault::MonotonicClock => Kind::Monotonic,
             Fault::SlewedClock => Kind::Slewed,
@@ -164,13 +170,12 @@ impl Side {
         };
         let mut machine = Machine::new(kind, centre, rng);
         let now = machine.now(Duration::ZERO);
-        let name: SideName = ["workstation", "pod", "laptop"][n].parse().expect("a name");
         let mut side = TreeSide::new(tree.clone(), "dev".parse().expect("a name"), name.clone());
         side.policy = plan.policy.clone();
         side.handle_mounted(now);
         let gate = Gate::new(Standing::unknown(Mode::Enforce), machine.clock(), std::sync::Arc::new(NoEars));
         Self {
-            place: Place { boot: format!("boot-{n}"), superblock: 7 },
+            place: Place { boot, superblock: 7 },
             name,
             machine,
             inbox: Vec::new(),
@@ -333,7 +338,7 @@ impl Side {
                 host: "host".into(),
                 ttl: self.ttl,
                 new_session: rng.id(),
-                new_secret_digest: Vec::new(),
+                new_secret_digest: vec![1; 32],
                 resume: None,
                 boot: self.place.boot.clone(),
             };

@@ -10,7 +10,7 @@ use treelease_client::words::time::{WallTime, parse_duration};
 
 use crate::ctx::Ctx;
 use crate::table::Table;
-use crate::ui::{age, now};
+use crate::ui::{age, now, span};
 
 /// The most entries that are asked for at once; a server keeps fewer for each tree.
 const MOST: u32 = 100_000;
@@ -58,7 +58,11 @@ impl Since {
 pub async fn run(ctx: &Ctx, args: HistoryArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let (_, tree) = ctx.tree_there(args.tree.as_ref(), &servers).await?;
+    let (status, tree) = ctx.tree_there(args.tree.as_ref(), &servers).await?;
+    if !status.quorum {
+        let age = status.age.map_or_else(|| "of unknown age".to_owned(), |age| format!("{} old", span(age)));
+        ctx.ui.warn(format!("no server has a quorum: what follows is {age}, as of revision {}", status.revision));
+    }
     let limit = if args.since.is_some() { MOST } else { args.number };
     let mut events = servers.history(&tree.id, limit).await?;
     if let Some(since) = args.since {

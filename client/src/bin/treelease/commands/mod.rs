@@ -7,6 +7,7 @@ pub mod completion;
 pub mod config;
 pub mod down;
 pub mod fence;
+pub mod following;
 pub mod handoff;
 pub mod help;
 pub mod history;
@@ -56,6 +57,7 @@ pub async fn dispatch(ctx: &Ctx, command: Command) -> Result<u8, Failure> {
         Command::Cluster(args) => cluster::run(ctx, args).await,
         Command::Break(args) => break_lease::run(ctx, args).await,
         Command::Fence(args) => fence::run(ctx, args).await,
+        Command::Follow(args) => following::run(ctx, args).await,
         Command::Logs(args) => logs::run(ctx, args).await,
         Command::Config(args) => config::run(ctx, args),
         Command::Completion(args) => completion::run(ctx, args),

@@ -114,6 +114,16 @@ fn details(tree: &TreeReport) -> Vec<String> {
         Some(_) => line("a side that waits for it and has it mounted can ask the storage whether the old holder is gone".into()),
         None => {}
     }
+    for fenced in &tree.fenced {
+        let (side, epoch, agent) = (&fenced.side, fenced.epoch, &fenced.agent);
+        line(match (fenced.unfencing, fenced.acting) {
+            (true, _) => format!("the agent `{agent}` is giving {side}, fenced after epoch {epoch}, its access back"),
+            (false, true) => format!("the agent `{agent}` may still act on {side}: it gets nothing until that has ended"),
+            (false, false) => {
+                format!("{side} was fenced by the agent `{agent}` after epoch {epoch}, and gets nothing until it is unfenced")
+            }
+        });
+    }
     for waiter in &tree.waiters {
         let asks = if waiter.asked { ", and asks for it" } else { "" };
         let note = if waiter.note.is_empty() { String::new() } else { format!(", for: {}", waiter.note) };
@@ -160,10 +170,17 @@ fn next(seen: &Seen) -> Option<String> {
     }
     if let Some(tree) = trees.iter().find(|t| t.state == StateName::Fencing) {
         let epoch = tree.ended_epoch.unwrap_or(tree.epoch);
+        let (side, name) = (tree.ended_side.as_deref().unwrap_or("the old holder"), &tree.name);
+        let agent = tree.fence.as_ref().is_some_and(|f| f.needs == "agent");
+        let or_else = if agent { "`treelease history` tells how its fence agent fares; or, " } else { "" };
         return Some(format!(
-            "once it is sure that {} cannot write any more: `treelease fence confirm {} --epoch {epoch} --reason TEXT`",
-            tree.ended_side.as_deref().unwrap_or("the old holder"),
-            tree.name
+            "{or_else}once it is sure that {side} cannot write any more: `treelease fence confirm {name} --epoch {epoch} --reason TEXT`"
+        ));
+    }
+    if let Some((tree, fenced)) = trees.iter().find_map(|t| Some((t, t.fenced.iter().find(|f| !f.unfencing && !f.acting)?))) {
+        let (name, side) = (&tree.name, &fenced.side);
+        return Some(format!(
+            "once {side} was restarted, or has mounted the storage anew: `treelease fence unfence {name} {side} --reason TEXT`"
         ));
     }
     if let Some(tree) = trees.iter().find(|t| t.mine && t.requests.iter().any(|r| Some(&r.side) != seen.report.side.as_ref())) {

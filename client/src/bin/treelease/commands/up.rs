@@ -314,7 +314,10 @@ fn plan(wish: &Wish, name: TreeName, found: Option<&Found>, served: &Served) -> 
     }
     let live = tree.roots.iter().find(|r| r.state == RootState::Live).map(|r| &r.id);
     let expected = Expected { cluster: &status.cluster, tree: &tree.id, root: live };
-    marker::check(found, expected).map_err(|mismatch| marker::mismatch_failure(&wish.lower, found, &mismatch))?;
+    // A predecessor's marker is the daemon's to take or not.
+    let before = status.predecessors.iter().cloned().collect();
+    marker::check_following(found, expected, &before)
+        .map_err(|mismatch| marker::mismatch_failure(&wish.lower, found, &mismatch))?;
     Ok(Plan::Known(tree.name.clone()))
 }
 
@@ -345,8 +348,7 @@ pub async fn write_marker(
 ) -> Result<(), Failure> {
     let fd = marker::open_root(lower)?;
     // What would fail is better known before the tree is registered.
-    rustix::fs::accessat(&fd, ".", rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::empty())
-        .map_err(|e| Failure::io(format!("no marker can be written in {}", lower.display()), &e.into()))?;
+    marker::may_write(fd.as_fd()).map_err(|e| Failure::io(format!("no marker can be written in {}", lower.display()), &e))?;
     ctx.change(config, &served.servers, command).await?;
     let marker = Marker::new(served.status.cluster.clone(), tree, name.clone(), root, served.servers.endpoints());
     marker::create(fd.as_fd(), &marker).map(drop).map_err(|e| {

@@ -90,11 +90,11 @@ pub async fn server_for(config: &Config, markers: &[(PathBuf, Found)]) -> Result
     if config.has_endpoints() {
         let servers = config.need_servers()?;
         let status = servers.status().await?;
-        same_cluster(&status.cluster, markers)?;
+        same_cluster(&status.cluster, &status.predecessors, markers)?;
         return Ok(Served { servers, status, embedded: None });
     }
     match embedded_cluster(config) {
-        Some(cluster) => same_cluster(&cluster, markers)?,
+        Some(cluster) => same_cluster(&cluster, &[], markers)?,
         None if !config.server_dir().join("address").exists() => no_cluster(markers)?,
         // Started before, by a version or in a run that did not note its cluster: it has to be asked.
         None => {}
@@ -103,7 +103,7 @@ pub async fn server_for(config: &Config, markers: &[(PathBuf, Found)]) -> Result
     let asked = async {
         let servers = config.need_servers()?;
         let status = servers.status().await?;
-        same_cluster(&status.cluster, markers)?;
+        same_cluster(&status.cluster, &status.predecessors, markers)?;
         Ok::<_, Failure>((servers, status))
     };
     match asked.await {
@@ -120,8 +120,9 @@ pub async fn server_for(config: &Config, markers: &[(PathBuf, Found)]) -> Result
     }
 }
 
-fn same_cluster(ours: &ClusterId, markers: &[(PathBuf, Found)]) -> Result<(), Failure> {
-    match markers.iter().find(|(_, found)| found.marker.cluster != *ours) {
+/// A restored cluster's predecessors' markers may be its own: the daemon decides, by its user's word.
+fn same_cluster(ours: &ClusterId, before: &[ClusterId], markers: &[(PathBuf, Found)]) -> Result<(), Failure> {
+    match markers.iter().find(|(_, found)| found.marker.cluster != *ours && !before.contains(&found.marker.cluster)) {
         Some((dir, found)) => Err(foreign(dir, found)),
         None => Ok(()),
     }

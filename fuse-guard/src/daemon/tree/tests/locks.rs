@@ -67,6 +67,8 @@ fn a_lock_that_cannot_be_a_witness_is_not_spoken_of() {
     assert_eq!((told(&mut w), w.tree.marker_to_say()), (None, None));
 }
 
+/// When the server is back after a deadline and nobody else had a turn, the first mutation waits for one round trip, as at rest:
+/// the marker's lock is taken again first, and the server is told.
 #[test]
 fn past_a_deadline_the_gate_opens_only_with_the_lock_taken_anew_and_said_anew() {
     let mut w = lapsed_and_back();

@@ -2,6 +2,9 @@
 
 mod add;
 mod list;
+mod raise_epoch;
+mod retire;
+mod seal;
 mod set;
 mod show;
 mod takeover;
@@ -26,7 +29,12 @@ enum TreeCommand {
     Set(set::SetArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Seal(seal::SealArgs),
+    Unseal(seal::UnsealArgs),
+    Retire(retire::RetireArgs),
+    Rm(retire::RmArgs),
     Takeover(takeover::TakeoverArgs),
+    RaiseEpoch(raise_epoch::RaiseEpochArgs),
 }
 
 /// Carries it out.
@@ -36,7 +44,12 @@ pub async fn run(ctx: &Ctx, args: TreeArgs) -> Result<u8, Failure> {
         TreeCommand::Set(args) => set::run(ctx, args).await,
         TreeCommand::List(args) => list::run(ctx, args).await,
         TreeCommand::Show(args) => show::run(ctx, args).await,
+        TreeCommand::Seal(args) => seal::seal(ctx, args).await,
+        TreeCommand::Unseal(args) => seal::unseal(ctx, args).await,
+        TreeCommand::Retire(args) => retire::retire(ctx, args).await,
+        TreeCommand::Rm(args) => retire::remove(ctx, args).await,
         TreeCommand::Takeover(args) => takeover::run(ctx, args).await,
+        TreeCommand::RaiseEpoch(args) => raise_epoch::run(ctx, args).await,
     }
 }
 

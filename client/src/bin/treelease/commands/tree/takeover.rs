@@ -76,8 +76,7 @@ pub async fn run(ctx: &Ctx, args: TakeoverArgs) -> Result<u8, Failure> {
             .hint("choose another name with --tree NAME"));
     }
     let above = marker::largest_stamp(root.as_fd())?.map_or(Epoch::ZERO, |s| s.epoch);
-    rustix::fs::accessat(&root, ".", rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::empty())
-        .map_err(|e| Failure::io(format!("no marker can be written in {}", dir.display()), &e.into()))?;
+    marker::may_write(root.as_fd()).map_err(|e| Failure::io(format!("no marker can be written in {}", dir.display()), &e))?;
     if args.dry.dry_run {
         ctx.ui.would(format!("take {} over from cluster {from} as \"{name}\", with epochs above {above}", dir.display()));
         return Ok(0);

@@ -1,0 +1,57 @@
+//! What the gate costs: `cargo bench -p treelease-guard`. DESIGN's goal is below 100 ns for an admitted operation.
+//!
+//! Without a benchmark library: it is one number each, the best of many batches, so that what else runs on the machine is left out.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use treelease_client::words::clock::{Clock, ManualClock, SideClock};
+use treelease_client::words::policy::Mode;
+use treelease_guard::gate::{Admission, Gate, Hooks, LateWrite, Op, Refused, Right, Standing, admit};
+
+const BATCHES: usize = 200;
+const BATCH: u32 = 10_000;
+
+struct Nobody;
+
+impl Hooks for Nobody {
+    fn wants_lease(&self) {}
+    fn late_write(&self, _: LateWrite) {}
+    fn refused(&self, _: Refused) {}
+}
+
+fn best(what: &str, mut one: impl FnMut()) {
+    let (mut least, timer) = (Duration::MAX, SideClock::new());
+    for _ in 0..BATCHES {
+        let start = timer.now();
+        (0..BATCH).for_each(|_| one());
+        least = least.min(timer.now().since(start));
+    }
+    println!("{what:<60} {:>7.1} ns", least.as_secs_f64() * 1e9 / f64::from(BATCH));
+}
+
+fn open(clock: &dyn Clock) -> Standing {
+    let until = clock.now().after(Duration::from_secs(3600));
+    Standing { right: Right::Write { until }, ..Standing::unknown(Mode::Enforce) }
+}
+
+fn through(gate: &Gate, clock: &dyn Clock, op: Op) {
+    let Admission::Permit(permit) = gate.admit(op, None) else { panic!("admitted") };
+    permit.finish(clock.now()).expect("in time");
+}
+
+fn main() {
+    let clock: Arc<dyn Clock> = Arc::new(SideClock::new());
+    let standing = open(&*clock);
+    let now = clock.now();
+    best("the decision alone", || _ = black_box(admit(black_box(&standing), Op::Write, None, now)));
+    best("one reading of the clock", || _ = black_box(clock.now()));
+    let gate = Gate::new(standing, clock.clone(), Arc::new(Nobody));
+    best("an admitted write, without what it does at its end", || _ = black_box(gate.admit(Op::Write, None)));
+    best("an admitted write, from gate to gate", || through(&gate, &*clock, Op::Write));
+    best("what needs no lease", || _ = black_box(gate.admit(Op::Read, None)));
+    let manual: Arc<dyn Clock> = Arc::new(ManualClock::new());
+    let still = Gate::new(open(&*manual), manual.clone(), Arc::new(Nobody));
+    best("an admitted write, on a clock that costs a lock only", || through(&still, &*manual, Op::Write));
+}

@@ -1,0 +1,183 @@
+//! What the kernel is told to forget without being asked to by the daemon: listings that have become old, and everything that was
+//! kept under the lease's licence, when that ends.
+//!
+//! # Promises
+//!
+//! - A listing that the kernel keeps is forgotten when the names in it are believed no more ([`crate::fs::caching`]), or, without
+//!   the lease, half a second after it was read. *Why:* the kernel compares a kept listing with the directory's time of last
+//!   change, which may be too coarse to tell; and a listing whose names must be looked up one by one is dearer than a new one.
+//! - When the licence ends, whatever the reason, the kernel forgets at once what it may be wrong about from then on, and once
+//!   more [`AGAIN`] later: an answer of before may have been on its way to a program that had no processor.
+//! - Pages of files that somebody may write are left: they may be dirty, and if the lease comes back in this run they are still
+//!   to be written. The daemon drops them when the lease is really gone.
+//!
+//! # Does not know
+//!
+//! The lease. Its thread may block in the kernel as every invalidation ([`super::notify`]): nobody waits for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use treelease_client::words::time::BootTime;
+
+use super::Shared;
+use super::notify::Notify;
+use crate::fs::caching::READER_TTL;
+use crate::gate::{Gate, in_time};
+use crate::sync::{Condvar, Mutex, Ordering, PoisonError, lock};
+
+/// When the kernel is told to forget a second time: answers are not that long on their way.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long it sleeps at most while there is something to come, before it reads the clock again.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What there is to forget, and when.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Directories whose listing the kernel may keep, and until when. No more than there are directories that it knows.
+    listed: BTreeMap<u64, BootTime>,
+    /// The licence has ended.
+    ended: bool,
+    /// It had ended, and at this time all is forgotten once more.
+    again: Option<BootTime>,
+    over: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Job {
+    Listings(Vec<u64>),
+    Everything,
+    End,
+}
+
+impl Keeper {
+    /// A directory's listing is about to be told to the kernel, which may keep it for `ttl`.
+    pub(super) fn listed(&self, id: u64, ttl: Duration, now: BootTime) {
+        let mut state = lock(&self.state);
+        let first = state.listed.is_empty();
+        state.listed.insert(id, now.after(ttl.max(READER_TTL)));
+        drop(state);
+        if first {
+            self.wake.notify_all();
+        }
+    }
+
+    /// What was kept under the licence may be wrong from now on.
+    pub(super) fn licence_ends(&self) {
+        lock(&self.state).ended = true;
+        self.wake.notify_all();
+    }
+
+    /// The mount is gone.
+    pub(super) fn end(&self) {
+        lock(&self.state).over = true;
+        self.wake.notify_all();
+    }
+
+    /// Does what is due until the mount is gone.
+    pub(super) fn run(shared: &Shared, notify: &Notify) {
+        loop {
+            match shared.keeper.next(&shared.fs.gate) {
+                Job::End => return,
+                _ if shared.fs.faults.no_forgetting => {}
+                Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
+                Job::Everything => forget(shared, notify),
+            }
+        }
+    }
+
+    fn next(&self, gate: &Gate) -> Job {
+        let mut state = lock(&self.state);
+        loop {
+            let now = gate.now();
+            match state.due(now) {
+                Ok(job) => return job,
+                Err(Some(nap)) => {
+                    state = self.wake.wait_timeout(state, nap.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Err(None) => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+impl State {
+    /// What is due, or when to look again.
+    fn due(&mut self, now: BootTime) -> Result<Job, Option<Duration>> {
+        if self.over {
+            return Ok(Job::End);
+        }
+        let again = self.again.is_some_and(|at| !in_time(at, now));
+        if self.ended || again {
+            self.again = self.ended.then(|| now.after(AGAIN));
+            self.ended = false;
+            self.listed.clear();
+            return Ok(Job::Everything);
+        }
+        let old: Vec<u64> = self.listed.iter().filter(|(_, until)| !in_time(**until, now)).map(|(id, _)| *id).collect();
+        if !old.is_empty() {
+            old.iter().for_each(|id| _ = self.listed.remove(id));
+            return Ok(Job::Listings(old));
+        }
+        Err(self.listed.values().chain(&self.again).map(|at| at.since(now)).min())
+    }
+}
+
+/// All that the kernel keeps, without pages that may still have to be written.
+fn forget(shared: &Shared, notify: &Notify) {
+    let nodes = shared.fs.nodes.all();
+    // First what blocks on nothing.
+    nodes.iter().for_each(|node| notify.attributes(node.id));
+    shared.forget_absent(notify);
+    let expire = shared.expire_only.load(Ordering::Relaxed);
+    for node in nodes {
+        // Where names cannot expire, a directory's stays to its time-out: dropped, it would be gone from under whoever works there.
+        if expire || !node.is_dir() {
+            shared.forget_names(&node, notify);
+        }
+        if !node.has_writers() {
+            notify.inode(node.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> BootTime {
+        BootTime::default().after(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_listing_is_due_when_its_names_are_believed_no_more() {
+        let keeper = Keeper::default();
+        keeper.listed(7, Duration::from_secs(9), at(0));
+        keeper.listed(8, Duration::ZERO, at(0));
+        let due = |millis| lock(&keeper.state).due(at(millis));
+        assert_eq!(due(499), Err(Some(Duration::from_millis(1))), "an answer is on its way for a while");
+        assert_eq!(due(500), Ok(Job::Listings(vec![8])));
+        assert_eq!(due(501), Err(Some(Duration::from_millis(8499))));
+        assert_eq!(due(9000), Ok(Job::Listings(vec![7])));
+        assert_eq!(due(9001), Err(None), "it sleeps until something comes");
+    }
+
+    #[test]
+    fn a_licence_that_ends_is_two_rounds_of_forgetting() {
+        let keeper = Keeper::default();
+        keeper.licence_ends();
+        let due = |millis| lock(&keeper.state).due(at(millis));
+        assert_eq!(due(5), Ok(Job::Everything));
+        assert_eq!(due(6), Err(Some(Duration::from_millis(999))));
+        assert_eq!(due(1005), Ok(Job::Everything));
+        assert_eq!(due(1006), Err(None));
+        keeper.end();
+        assert_eq!(due(1007), Ok(Job::End));
+    }
+}

@@ -1,0 +1,110 @@
+//! Which messages count, and which are nobody's.
+
+use super::*;
+
+const TOUCH: Duration = Duration::from_secs(3600);
+
+fn formation() -> Formation {
+    let member = |id: NodeId| (id, Member { addr: format!("host:{id}"), disk: format!("disk-{id}") });
+    Formation { cluster: ClusterId::random(), members: BTreeMap::from([member(1), member(2), member(3)]) }
+}
+
+fn peers(node: NodeId, formation: Option<Formation>) -> Peers {
+    Peers {
+        node,
+        disk: format!("disk-{node}"),
+        known: RwLock::new(formation.as_ref().map(Known::new)),
+        heard: Mutex::new(None),
+        answered: Mutex::default(),
+        out_of_touch: TOUCH,
+        turned_away: Mutex::default(),
+        turned_away_count: Counter::default(),
+    }
+}
+
+#[test]
+fn a_message_between_two_members_counts() {
+    let formed = formation();
+    let (one, two) = (peers(1, Some(formed.clone())), peers(2, Some(formed)));
+    let stamp = one.stamp(2, "disk-2").unwrap();
+    assert_eq!(two.check(Some(&stamp)), Ok(1));
+    assert_eq!(two.check_answer(Some(&stamp), 1, "disk-1"), Ok(()));
+    assert!(two.check_answer(Some(&stamp), 3, "disk-3").is_err());
+    assert!(two.check_answer(Some(&stamp), 1, "wiped").is_err(), "the very member that was asked");
+    assert_eq!(two.answered_within(TOUCH), BTreeSet::from([1]), "and only what counts is an answer");
+}
+
+#[test]
+fn another_cluster_node_or_disk_counts_for_nothing() {
+    let formed = formation();
+    let (one, two) = (peers(1, Some(formed.clone())), peers(2, Some(formed)));
+    let good = one.stamp(2, "disk-2").unwrap();
+    let wrong = [
+        wire::Stamp { cluster: ClusterId::random().to_string(), ..good.clone() },
+        wire::Stamp { cluster: String::new(), ..good.clone() },
+        wire::Stamp { to: 3, ..good.clone() },
+        wire::Stamp { to_disk: "disk-3".into(), ..good.clone() },
+        wire::Stamp { to_disk: String::new(), ..good.clone() },
+        wire::Stamp { disk: "wiped".into(), ..good.clone() },
+        wire::Stamp { disk: String::new(), ..good.clone() },
+        wire::Stamp { node: 3, ..good.clone() },
+        wire::Stamp { node: 4, ..good.clone() },
+        wire::Stamp { node: 4, disk: String::new(), ..good },
+    ];
+    for stamp in wrong {
+        assert!(two.check(Some(&stamp)).is_err(), "{stamp:?}");
+    }
+    assert!(two.check(None).is_err());
+}
+
+#[test]
+fn before_the_promise_nobody_may_speak() {
+    let formed = formation();
+    let (one, two) = (peers(1, Some(formed)), peers(2, None));
+    assert!(two.check(Some(&one.stamp(2, "disk-2").unwrap())).is_err());
+    assert_eq!(two.stamp(1, "disk-1"), None);
+}
+
+#[test]
+fn the_members_of_now_count_and_those_that_were_removed_do_not() {
+    let formed = formation();
+    let (two, three) = (peers(2, Some(formed.clone())), peers(3, Some(formed.clone())));
+    let mut members = formed.members.clone();
+    members.remove(&3);
+    members.insert(4, Member { addr: "host:4".into(), disk: "disk-4".into() });
+    two.members_are(members.clone(), &BTreeSet::new());
+    let from_three = three.stamp(2, "disk-2").unwrap();
+    let why = two.check(Some(&from_three)).unwrap_err();
+    assert!(why.contains("was removed"), "{why}");
+    let four = peers(4, Some(Formation { members, ..formed }));
+    assert_eq!(two.check(Some(&four.stamp(2, "disk-2").unwrap())), Ok(4));
+}
+
+#[test]
+fn a_number_that_was_never_heard_of_is_believed_only_by_a_node_that_hears_no_leader() {
+    let formed = formation();
+    let three = peers(3, Some(formed.clone()));
+    let members = BTreeMap::from([(7, Member { addr: "host:7".into(), disk: "disk-7".into() })]);
+    let seven = peers(7, Some(Formation { members, ..formed }));
+    let stamp = seven.stamp(3, "disk-3").unwrap();
+    assert_eq!(three.check(Some(&stamp)), Ok(7), "everybody that it knows may have gone while it was away");
+    three.heard(QuorumAge::Ago(Duration::ZERO));
+    assert!(three.check(Some(&stamp)).is_err(), "its leader would have told it");
+    three.members_are(formation().members, &BTreeSet::from([7]));
+    let long_ago = Peers { out_of_touch: Duration::ZERO, ..three };
+    assert!(long_ago.check(Some(&stamp)).unwrap_err().contains("was removed"));
+}
+
+#[test]
+fn what_a_leader_says_of_its_quorum_grows_older_with_its_silence() {
+    let two = peers(2, Some(formation()));
+    assert_eq!(two.quorum_age(), None);
+    let said = Duration::from_millis(300);
+    two.heard(QuorumAge::Ago(said));
+    let first = two.quorum_age().unwrap();
+    assert!(first >= said && two.quorum_age().unwrap() >= first);
+    two.heard(QuorumAge::Never);
+    assert_eq!(two.quorum_age(), None, "a leader without a quorum is no proof of one");
+    two.heard(QuorumAge::Unsaid);
+    assert!(two.quorum_age().is_some(), "an older version: its word is all there is");
+}

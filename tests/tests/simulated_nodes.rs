@@ -1,0 +1,187 @@
+//! Three real nodes over a simulated network, at true time (`treelease_tests::sim`): whatever is cut, killed, slow, asleep or
+//! broken, what `server/SAFETY.md` promises holds after every step.
+//!
+//! Each control leaves one rule out and must be caught, within so many seeds, by the property that is about that rule. A run follows
+//! from its seed; a failure prints the command that replays it.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use treelease_tests::sim::plan::{Fault, Options};
+use treelease_tests::sim::{Report, command, run};
+
+/// How often what happened, over a batch.
+type Counts = BTreeMap<&'static str, u64>;
+
+/// What must have happened in a batch, so that it proves something.
+const MUST_HAPPEN: [&str; 22] = [
+    "granted",
+    "turns",
+    "released",
+    "expired",
+    "cooling",
+    "freed",
+    "broken",
+    "rest",
+    "active",
+    "writes",
+    "renewals acknowledged",
+    "renewals without an answer",
+    "renewals of an ended session",
+    "nodes that lost their power",
+    "power cuts of all nodes",
+    "slow disks",
+    "suspends",
+    "ways cut",
+    "ways cut in one direction",
+    "ways that keep what is sent",
+    "sieges",
+    "tables read without a quorum",
+];
+
+#[test]
+fn i1_to_i7_hold_after_every_step_of_real_nodes() {
+    let counts = all_hold((0..many(QUICK, 5_000)).map(Options::of));
+    for what in MUST_HAPPEN {
+        assert!(counts.get(what).is_some_and(|n| *n >= 3), "{what} hardly happened, so nothing is shown about it: {counts:#?}");
+    }
+}
+
+#[test]
+fn a_seed_replays_the_same_run_of_real_nodes() {
+    for seed in 0..many(2, 50) {
+        let options = Options { trace: true, ..Options::of(seed) };
+        let (first, second) = (run(options), run(options));
+        assert!(first.trace.len() > 50, "a run is longer than {} events", first.trace.len());
+        for (n, (one, other)) in first.trace.iter().zip(&second.trace).enumerate() {
+            assert_eq!(one, other, "line {n} of seed {seed}");
+        }
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+#[test]
+fn i5_local_reads_instead_of_confirmed_ones_are_caught() {
+    is_caught(Fault::LocalReads, &["a renewal that began"]);
+}
+
+#[test]
+fn i4_renewals_that_extend_trees_no_longer_held_are_caught() {
+    is_caught(Fault::ExtendsUnlisted, &["admits"]);
+}
+
+#[test]
+fn i3_a_leader_that_does_not_arm_its_timers_anew_is_caught() {
+    is_caught(Fault::TimersGoOn, &["a session expired"]);
+}
+
+#[test]
+fn i4_a_deadline_counted_from_the_answer_is_caught() {
+    is_caught(Fault::DeadlineFromArrival, &["admits", "admit at the same moment"]);
+}
+
+#[test]
+fn a_term_instead_of_a_leaderships_own_number_is_caught() {
+    is_caught(Fault::TermsForLeaderships, &["was taken for two machines"]);
+}
+
+#[test]
+fn i2_a_break_without_its_wait_is_caught() {
+    is_caught(Fault::BreakWithoutWait, &["before the waits", "admits"]);
+}
+
+#[test]
+fn i2_the_same_side_on_another_kernel_without_waits_is_caught() {
+    is_caught(Fault::KernelsNotCompared, &["before the waits"]);
+}
+
+#[test]
+fn i7_a_log_that_is_not_synced_is_caught() {
+    is_caught(Fault::NotSynced, &["what was acknowledged is lost", "was granted after", "comes no further", "ended by itself"]);
+}
+
+/// Seeds of the quick tier: two quiet cores play them in less than a minute, in a debug build.
+const QUICK: u64 = 60;
+/// A rule that is left out is caught within so many seeds,
+const WITHIN: u64 = 40;
+/// so often.
+const CATCHES: u64 = 2;
+
+/// Runs them all; the first one that does not hold fails the test.
+fn all_hold(runs: impl Iterator<Item = Options>) -> Counts {
+    let counts: Mutex<Counts> = Mutex::default();
+    let broken: Mutex<Vec<String>> = Mutex::default();
+    on_all_processors(runs, |options| {
+        match attempt(options) {
+            Ok(Report { broken: None, counts: happened, .. }) => {
+                let mut counts = counts.lock().expect("nobody panics with it");
+                for (what, n) in happened {
+                    *counts.entry(what).or_default() += n;
+                }
+            }
+            Ok(Report { broken: Some((at, what)), .. }) => {
+                broken.lock().expect("nobody panics with it").push(format!("after {at:?}: {what}\n  {}", command(&options)));
+            }
+            Err(panicked) => {
+                broken.lock().expect("nobody panics with it").push(format!("it panicked: {panicked}\n  {}", command(&options)));
+            }
+        }
+        broken.lock().expect("nobody panics with it").is_empty()
+    });
+    let broken = broken.into_inner().expect("nobody panics with it");
+    assert!(broken.is_empty(), "what must hold does not:\n{}", broken.join("\n"));
+    counts.into_inner().expect("nobody panics with it")
+}
+
+/// A rule is left out, and a property whose sentence has one of these in it is seen to be broken.
+fn is_caught(fault: Fault, by: &[&str]) {
+    let caught = AtomicU64::new(0);
+    let others: Mutex<Vec<String>> = Mutex::default();
+    on_all_processors((0..WITHIN).map(|seed| Options { fault, ..Options::of(seed) }), |options| {
+        match attempt(options) {
+            Ok(Report { broken: Some((_, what)), .. }) if by.iter().any(|sentence| what.contains(sentence)) => {
+                caught.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Report { broken: Some((_, what)), .. }) => others.lock().expect("nobody panics with it").push(what),
+            Ok(_) => {}
+            Err(panicked) => others.lock().expect("nobody panics with it").push(panicked),
+        }
+        caught.load(Ordering::Relaxed) < CATCHES
+    });
+    let (caught, others) = (caught.into_inner(), others.into_inner().expect("nobody panics with it"));
+    assert!(caught >= CATCHES, "`{fault}` was caught by {caught} of {WITHIN} seeds only; what else was seen: {others:#?}");
+}
+
+/// Runs until `each` says no; on as many threads as there are processors.
+fn on_all_processors(runs: impl Iterator<Item = Options>, each: impl Fn(Options) -> bool + Sync) {
+    let runs: Vec<Options> = runs.collect();
+    let (next, over) = (AtomicU64::new(0), AtomicU64::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while over.load(Ordering::Relaxed) == 0
+                    && let Some(options) = runs.get(next.fetch_add(1, Ordering::Relaxed) as usize)
+                {
+                    if !each(*options) {
+                        over.store(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// An assertion of the product's own (debug builds look at I1 and I2 after every command) is to name its seed too.
+fn attempt(options: Options) -> Result<Report, String> {
+    catch_unwind(AssertUnwindSafe(|| run(options))).map_err(|panicked| {
+        let text = panicked.downcast_ref::<String>().cloned();
+        text.or_else(|| panicked.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+    })
+}
+
+fn many(quick: u64, long: u64) -> u64 {
+    if std::env::var_os("TREELEASE_LONG").is_some() { long } else { quick }
+}

@@ -1,0 +1,117 @@
+//! A fence agent between two sides, as an operator sets it up (DESIGN 3, Fences): it cuts the old holder off, asks right before that
+//! whether it is still wanted, and lets it in again when a person says so.
+//!
+//! The holder's guard has no lock on the marker here, so that nobody but agent and person can end the fence.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use treelease_tests::hosts::{Server, Side, World, quick, wait_for};
+
+/// Until something has happened, on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Waits to be let go on, asks, and cuts: by writing a file, as another one would withdraw an export.
+const SCRIPT: &str = r#"
+echo "$TREELEASE_FENCE_VERB $TREELEASE_FENCE_TREE $TREELEASE_FENCE_SIDE" >> "$DIR/calls"
+if [ "$TREELEASE_FENCE_VERB" = unfence ]; then rm "$DIR/cut"; exit; fi
+touch "$DIR/began"
+while ! test -e "$DIR/go"; do sleep 0.1; done
+treelease fence still-wanted || exit 75
+touch "$DIR/cut"
+"#;
+
+/// A holder that is killed while it writes, and another side that waits; the agent has begun.
+struct Story {
+    _server: Server,
+    a: Side,
+    b: Side,
+    waiting: Child,
+    world: World,
+}
+
+impl Story {
+    fn begun() -> Story {
+        let world = World::new();
+        let dir = world.directory("agent");
+        let agent = dir.join("agent");
+        std::fs::write(&agent, format!("#!/bin/sh\nDIR='{}'\n{SCRIPT}", dir.display())).unwrap();
+        std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = format!("[fence.nas]\ncommand = {agent:?}\ndeadline = \"5m\"\n");
+        std::fs::write(world.directory("server").join("server.toml"), config).unwrap();
+
+        let server = world.server();
+        let a = world.side("workstation", &server).fault("no_lock");
+        let b = world.side("pod", &server);
+        world.tree(&a, "dev", &quick(&["fence=exec:nas"]));
+        a.mount("dev", &world.lower("dev"));
+        b.mount("dev", &world.lower("dev"));
+        a.ok(&["acquire", "dev"]);
+        // Killed while it writes, it has not said that it is at rest.
+        let mut shell = a.command("sh");
+        shell.args(["-c", "while :; do echo x > \"$0\"; sleep 0.02; done"]).arg(a.at("dev").join("f"));
+        let mut writer = shell.stderr(Stdio::null()).spawn().unwrap();
+        wait_for(LONG, "it writes", || world.lower("dev").join("f").exists());
+        a.kill_daemon();
+        writer.kill().and_then(|()| writer.wait()).unwrap();
+        let waiting = b.treelease(&["acquire", "dev", "--wait", "5m"]).spawn().unwrap();
+        let story = Story { _server: server, a, b, waiting, world };
+        wait_for(LONG, "the agent is run", || story.file("began").exists());
+        assert_eq!(story.state(), "fencing", "the control: as long as the agent has not succeeded, nobody is let in");
+        story
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.world.path("agent").join(name)
+    }
+
+    fn go(&self) {
+        std::fs::write(self.file("go"), "").unwrap();
+    }
+
+    fn state(&self) -> String {
+        self.b.tree_status("dev")["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn told(&self, event: &str, words: &str) -> bool {
+        let history = self.b.ok(&["history", "dev", "-o", "json"]).json();
+        let entries = history["entries"].as_array().expect("entries");
+        entries.iter().any(|e| e["event"] == event && e["reason"].as_str().is_some_and(|r| r.contains(words)))
+    }
+}
+
+#[test]
+fn an_agent_cuts_the_old_holder_off_and_lets_it_in_again_when_a_person_says_so() {
+    let mut story = Story::begun();
+    story.go();
+    assert!(story.waiting.wait().unwrap().success());
+    assert!(story.file("cut").exists() && story.told("fenced", "the agent `nas` has fenced workstation"));
+    let (a, b) = (&story.a, &story.b);
+    b.ok(&["release", "dev"]);
+    wait_for(LONG, "it is seen who is fenced", || b.tree_status("dev")["fenced"][0]["acting"] == false);
+    let fenced = &b.tree_status("dev")["fenced"][0];
+    assert_eq!((&fenced["side"], &fenced["agent"], &fenced["acting"]), (&"workstation".into(), &"nas".into(), &false.into()));
+    // Its daemon starts, and has no session for a moment.
+    wait_for(LONG, "its daemon has a session", || a.run(&["acquire", "dev", "-n"]).code != 69);
+    a.run(&["acquire", "dev", "-n"]).refused(75, &["treelease fence unfence dev workstation"]);
+    b.run(&["fence", "unfence", "dev", "pod", "--reason", "x"]).refused(66, &["pod is not fenced", "workstation"]);
+    b.ok(&["fence", "unfence", "dev", "workstation", "--reason", "it was switched off and on"]);
+    a.ok(&["acquire", "dev", "--wait", "5m"]);
+    assert!(!story.file("cut").exists() && story.told("unfenced", "given workstation its access back"));
+    let calls = std::fs::read_to_string(story.file("calls")).unwrap();
+    assert_eq!(calls, "fence dev workstation\nunfence dev workstation\n");
+}
+
+#[test]
+fn an_agent_that_asks_in_the_last_moment_does_nothing_when_a_person_has_vouched() {
+    let mut story = Story::begun();
+    story.b.ok(&["fence", "confirm", "dev", "--epoch", "1", "--reason", "I pulled its plug"]);
+    assert!(story.waiting.wait().unwrap().success());
+    story.go();
+    wait_for(LONG, "the agent ends", || story.told("fencing", "did nothing (fence workstation)"));
+    assert!(story.told("fencing", "is not wanted any more"), "what it was told is in its last words");
+    assert!(!story.file("cut").exists() && !story.told("fenced", "the agent"));
+    wait_for(LONG, "nobody has to let anybody in", || story.b.tree_status("dev")["fenced"].is_null());
+}
