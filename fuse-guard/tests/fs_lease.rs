@@ -4,7 +4,8 @@ mod fs_support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -306,6 +307,30 @@ fn marker_and_stamps_are_not_there_and_another_trees_directory_is_not_ours() {
     assert_eq!(errno(fs::create_dir(p("other/deep/g"))), EROFS);
     assert_eq!(fs::read(p("other/deep/f")).unwrap(), b"x");
     assert!(t.lower.join(".treelease-tree").exists());
+}
+
+/// A stranger who lists what lies above a private directory may not look for a marker in it. That says nothing: its owner's writes
+/// below another tree's marker are EROFS all the same.
+#[test]
+fn a_marker_that_a_stranger_may_not_look_for_still_keeps_the_owner_out() {
+    let t = Tree::mounted(true, |lower| {
+        fs::create_dir_all(lower.join("other/deep")).unwrap();
+        fs::write(lower.join("other/.treelease-tree"), b"{}").unwrap();
+        for path in ["other", "other/deep"] {
+            std::os::unix::fs::chown(lower.join(path), Some(1234), Some(1234)).unwrap();
+            fs::set_permissions(lower.join(path), fs::Permissions::from_mode(0o700)).unwrap();
+        }
+    });
+    t.hold(1, 1);
+    let run = |uid: u32, script: &str| {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).current_dir(&t.at).uid(uid).gid(uid).stderr(std::process::Stdio::null());
+        shell.status().unwrap().success()
+    };
+    assert!(run(4321, "ls -l"), "it may be listed");
+    assert!(!run(4321, "ls other"));
+    assert!(!run(1234, "echo x > other/deep/f"));
+    assert!(!t.lower.join("other/deep/f").exists(), "another tree's holder writes there");
 }
 
 /// `.treelease/` in the root is found by name and listed by nobody; its files are read as they are now, and never written.

@@ -419,6 +419,25 @@ pub struct RestorePiece {
     pub text: String,
 }
 
+impl Command {
+    /// Its name, if only the server itself proposes it: such a command carries its own proof of being current.
+    pub const fn servers_own(&self) -> Option<&'static str> {
+        match self {
+            Command::Lead { .. } => Some("lead"),
+            Command::ExpireSession { .. } => Some("expire_session"),
+            Command::EndCopied { .. } => Some("end_copied"),
+            Command::EndGrace { .. } => Some("end_grace"),
+            Command::SettleTtl { .. } => Some("settle_ttl"),
+            Command::FenceAttempt { .. } => Some("fence_attempt"),
+            Command::FenceResult { .. } => Some("fence_result"),
+            Command::FenceLapsed { .. } => Some("fence_lapsed"),
+            Command::Found { .. } => Some("found"),
+            Command::RaiseTtl { .. } => Some("raise_ttl"),
+            _ => None,
+        }
+    }
+}
+
 /// What the state answers to a command. A refused or ignored command leaves it as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Answer {

@@ -219,6 +219,16 @@ async fn i2_a_session_that_two_machines_renew_ends_for_both_and_the_history_says
 }
 
 #[tokio::test]
+async fn a_leader_that_finds_nobody_to_lead_in_its_place_goes_on() {
+    let (_dir, node, caller) = node().await;
+    let why = node.consensus().hand_over().await.unwrap_err();
+    assert!(why.contains("no other voter"), "{why}");
+    // Else it would say no to everybody for as long as it leads, and it goes on leading.
+    caller.add_tree("dev").await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_repeated_request_key_does_nothing_twice() {
     let (_dir, node, caller) = node().await;
     let session = caller.open("workstation", TTL).await;

@@ -9,6 +9,7 @@
 //! | a disk whose power can be cut | [`disk`] |
 //! | a simulated world of clocks, leaders, networks and sides around the pure cores, from one seed | [`world`] |
 //! | a simulated world of three real nodes over a simulated network, from one seed | [`sim`] |
+//! | many runs in one test | [`seeds`] |
 //! | measurements, started by `tests/bench` | [`bench`] |
 //!
 //! `hosts`, `ends` and `ledger` know nothing of how treelease works inside: stories speak to it as a person does, by `CLI.md`.
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod ends;
 pub mod hosts;
 pub mod ledger;
+pub mod seeds;
 pub mod sim;
 pub mod twin;
 pub mod world;

@@ -5,10 +5,10 @@
 //! from its seed; a failure prints the command that replays it.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use treelease_tests::seeds::{attempt, many, on_all_processors};
 use treelease_tests::sim::plan::{Fault, Options};
 use treelease_tests::sim::{Report, command, run};
 
@@ -114,7 +114,7 @@ fn all_hold(runs: impl Iterator<Item = Options>) -> Counts {
     let counts: Mutex<Counts> = Mutex::default();
     let broken: Mutex<Vec<String>> = Mutex::default();
     on_all_processors(runs, |options| {
-        match attempt(options) {
+        match attempt(|| run(options)) {
             Ok(Report { broken: None, counts: happened, .. }) => {
                 let mut counts = counts.lock().expect("nobody panics with it");
                 for (what, n) in happened {
@@ -140,7 +140,7 @@ fn is_caught(fault: Fault, by: &[&str]) {
     let caught = AtomicU64::new(0);
     let others: Mutex<Vec<String>> = Mutex::default();
     on_all_processors((0..WITHIN).map(|seed| Options { fault, ..Options::of(seed) }), |options| {
-        match attempt(options) {
+        match attempt(|| run(options)) {
             Ok(Report { broken: Some((_, what)), .. }) if by.iter().any(|sentence| what.contains(sentence)) => {
                 caught.fetch_add(1, Ordering::Relaxed);
             }
@@ -152,36 +152,4 @@ fn is_caught(fault: Fault, by: &[&str]) {
     });
     let (caught, others) = (caught.into_inner(), others.into_inner().expect("nobody panics with it"));
     assert!(caught >= CATCHES, "`{fault}` was caught by {caught} of {WITHIN} seeds only; what else was seen: {others:#?}");
-}
-
-/// Runs until `each` says no; on as many threads as there are processors.
-fn on_all_processors(runs: impl Iterator<Item = Options>, each: impl Fn(Options) -> bool + Sync) {
-    let runs: Vec<Options> = runs.collect();
-    let (next, over) = (AtomicU64::new(0), AtomicU64::new(0));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while over.load(Ordering::Relaxed) == 0
-                    && let Some(options) = runs.get(next.fetch_add(1, Ordering::Relaxed) as usize)
-                {
-                    if !each(*options) {
-                        over.store(1, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-}
-
-/// An assertion of the product's own (debug builds look at I1 and I2 after every command) is to name its seed too.
-fn attempt(options: Options) -> Result<Report, String> {
-    catch_unwind(AssertUnwindSafe(|| run(options))).map_err(|panicked| {
-        let text = panicked.downcast_ref::<String>().cloned();
-        text.or_else(|| panicked.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
-    })
-}
-
-fn many(quick: u64, long: u64) -> u64 {
-    if std::env::var_os("TREELEASE_LONG").is_some() { long } else { quick }
 }

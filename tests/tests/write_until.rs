@@ -5,11 +5,11 @@
 //! prints the command that replays it.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use treelease_tests::seeds::{attempt, many, on_all_processors};
 use treelease_tests::world::plan::{Fault, Freezes, Options};
 use treelease_tests::world::{Report, command, run};
 
@@ -147,7 +147,7 @@ fn all_hold(runs: impl Iterator<Item = Options>) -> Counts {
     let counts: Mutex<Counts> = Mutex::default();
     let broken: Mutex<Vec<String>> = Mutex::default();
     on_all_processors(runs, |options| {
-        match attempt(options) {
+        match attempt(|| run(options)) {
             Ok(Report { broken: None, counts: happened, .. }) => {
                 let mut counts = counts.lock().expect("nobody panics with it");
                 for (what, n) in happened {
@@ -195,36 +195,4 @@ fn catch(runs: impl Iterator<Item = Options>, counts: impl Fn(&str) -> bool + Sy
     });
     let (caught, fault) = (caught.into_inner(), fault.into_inner().expect("nobody panics with it"));
     assert!(caught >= CATCHES, "`{fault}` was caught by {caught} of 2000 schedules only: the world is too tame");
-}
-
-/// Runs until `each` says no; on as many threads as there are processors.
-fn on_all_processors(runs: impl Iterator<Item = Options>, each: impl Fn(Options) -> bool + Sync) {
-    let runs: Vec<Options> = runs.collect();
-    let (next, over) = (AtomicU64::new(0), AtomicU64::new(0));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while over.load(Ordering::Relaxed) == 0
-                    && let Some(options) = runs.get(next.fetch_add(1, Ordering::Relaxed) as usize)
-                {
-                    if !each(*options) {
-                        over.store(1, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-}
-
-/// An assertion of the product's own (debug builds look at I1 and I2 after every command) is to name its seed too.
-fn attempt(options: Options) -> Result<Report, String> {
-    catch_unwind(AssertUnwindSafe(|| run(options))).map_err(|panicked| {
-        let text = panicked.downcast_ref::<String>().cloned();
-        text.or_else(|| panicked.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
-    })
-}
-
-fn many(quick: u64, long: u64) -> u64 {
-    if std::env::var_os("TREELEASE_LONG").is_some() { long } else { quick }
 }

@@ -307,3 +307,29 @@ impl Listings {
         stopped.push_back(one);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stopped(of: (u64, u32, u32, u64), name: &str) -> Stopped {
+        let fd = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        let item = Item { name: name.into(), ino: 2, kind: 0, cookie: 8 };
+        Stopped { of, since: BootTime::default(), listing: Listing { fd, at: 7, rest: VecDeque::from([item]) } }
+    }
+
+    #[test]
+    fn what_was_read_ahead_goes_on_only_in_its_own_listing_and_not_for_long() {
+        let (listings, now, of) = (Listings::default(), BootTime::default(), (1, 1000, 1000, 5));
+        let ahead = |listing: &Listing| listing.rest.iter().map(|item| item.name.clone()).collect::<Vec<_>>();
+        listings.stop(stopped(of, "old"));
+        listings.stop(stopped(of, "new"));
+        assert_eq!(ahead(&listings.take(of, 7, now).unwrap()), ["new"], "the last one that stopped there");
+        // Another listing of that directory begins, under another serial too: what was read before it is older than it.
+        assert!(listings.take((1, 1000, 1000, 6), 0, now).is_none());
+        assert!(listings.take(of, 7, now).is_none());
+        listings.stop(stopped(of, "old"));
+        let later = now.after(READ_AHEAD_MAX + Duration::from_millis(1));
+        assert!(ahead(&listings.take(of, 7, later).unwrap()).is_empty(), "it is read anew");
+    }
+}

@@ -63,7 +63,7 @@ impl Service {
         let request_key = request.request_key.parse().map_err(|e| Status::invalid_argument(format!("request_key: {e}")))?;
         let command = request.command.ok_or_else(|| Status::invalid_argument("command: it is missing"))?;
         let command = Command::try_from(command).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if let Some(name) = servers_own(&command) {
+        if let Some(name) = command.servers_own() {
             let refusal = Refusal::new(Code::Denied, format!("only a server proposes `{name}`"));
             return Ok(Ok(self.answer(&Answer::Refused(refusal))));
         }
@@ -190,22 +190,6 @@ fn find_tree(state: &State, text: &str) -> Result<TreeId, Status> {
     let name: TreeName = text.parse().map_err(|e| Status::invalid_argument(format!("tree: {e}")))?;
     let id = state.tree_named(&name).or_else(|| state.removed_named(&name)).cloned();
     id.ok_or_else(|| Status::not_found(format!("there is no tree `{name}`; `treelease tree list` shows those that are")))
-}
-
-fn servers_own(command: &Command) -> Option<&'static str> {
-    match command {
-        Command::Lead { .. } => Some("lead"),
-        Command::ExpireSession { .. } => Some("expire_session"),
-        Command::EndCopied { .. } => Some("end_copied"),
-        Command::EndGrace { .. } => Some("end_grace"),
-        Command::SettleTtl { .. } => Some("settle_ttl"),
-        Command::FenceAttempt { .. } => Some("fence_attempt"),
-        Command::FenceResult { .. } => Some("fence_result"),
-        Command::FenceLapsed { .. } => Some("fence_lapsed"),
-        Command::Found { .. } => Some("found"),
-        Command::RaiseTtl { .. } => Some("raise_ttl"),
-        _ => None,
-    }
 }
 
 fn status_of(error: &ProposeError) -> Status {

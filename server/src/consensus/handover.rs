@@ -28,11 +28,11 @@ const ONE_LIMIT: Duration = Duration::from_millis(2_500);
 const STAND_AGAIN: Duration = Duration::from_millis(400);
 
 /// Ends the giving away.
-struct Stays<'a>(&'a AtomicU64);
+struct Stays<'a>(Option<&'a AtomicU64>);
 
 impl Drop for Stays<'_> {
     fn drop(&mut self) {
-        self.0.store(0, Ordering::SeqCst);
+        self.0.iter().for_each(|leaving| leaving.store(0, Ordering::SeqCst));
     }
 }
 
@@ -43,10 +43,15 @@ impl Consensus {
         let term = self.raft.metrics().borrow().current_term;
         self.leaving.store(term, Ordering::SeqCst);
         // However this ends, also if nobody waits for it any more: who still leads goes on.
-        let _stays = Stays(&self.leaving);
+        let mut stays = Stays(Some(&self.leaving));
         let limit = Instant::now() + HAND_OVER_LIMIT;
         let given = timeout(HAND_OVER_LIMIT, self.give_away(limit)).await;
-        given.unwrap_or_else(|_| Err(format!("nobody took it within {} s", HAND_OVER_LIMIT.as_secs())))
+        let given = given.unwrap_or_else(|_| Err(format!("nobody took it within {} s", HAND_OVER_LIMIT.as_secs())));
+        if given.is_ok() {
+            // This term is over, whenever this node hears of it; one that it may lead later has another number.
+            stays.0 = None;
+        }
+        given
     }
 
     async fn give_away(&self, limit: Instant) -> Result<NodeId, String> {

@@ -112,8 +112,11 @@ impl Proposer {
 
     /// The server's own command; waits for room.
     pub async fn propose_own(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
-        let _permit = self.own.acquire().await.map_err(|_| ProposeError::Stopping)?;
-        self.ask(proposal, limit).await
+        let until = Instant::now() + limit;
+        // Who waited for a place in vain proposed nothing.
+        let permit = timeout_at(until, self.own.acquire()).await.map_err(|_| ProposeError::Overloaded)?;
+        let _permit = permit.map_err(|_| ProposeError::Stopping)?;
+        self.ask(proposal, until.saturating_duration_since(Instant::now())).await
     }
 
     async fn ask(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
@@ -317,6 +320,22 @@ mod tests {
         }
         let late = timeout(LIMIT, proposer.propose_own(cancel(String::new()), Duration::from_millis(50))).await;
         assert!(late.expect("it ends by its own limit").unwrap_err().is_definite());
+    }
+
+    #[tokio::test]
+    async fn the_servers_own_command_waits_for_a_place_no_longer_than_its_limit() {
+        let proposer = Proposer::with_limits(|_: Batch| std::future::pending(), 10 * LIMIT, LINGER);
+        let stuck = || {
+            let proposer = proposer.clone();
+            tokio::spawn(async move { proposer.propose_own(cancel(String::new()), LIMIT).await })
+        };
+        let crowd: Vec<_> = (0..OWN_MAX).map(|_| stuck()).collect();
+        while proposer.own.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let one_more = proposer.propose_own(cancel(String::new()), Duration::from_millis(50));
+        assert_eq!(timeout(LIMIT, one_more).await.expect("it ends by its own limit"), Err(ProposeError::Overloaded));
+        crowd.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test]

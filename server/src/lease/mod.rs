@@ -176,21 +176,14 @@ impl State {
     /// Carries out one committed command. Total: every command has an answer.
     pub fn apply(&mut self, entry: &Entry) -> Applied {
         let Proposal { request_key, actor, at, command } = &entry.proposal;
-        // The server's own commands carry their own proof of being current (leadership, epoch), and are never retried as such.
-        let replayed = !matches!(
-            command,
-            Command::Lead { .. }
-                | Command::ExpireSession { .. }
-                | Command::EndCopied { .. }
-                | Command::EndGrace { .. }
-                | Command::SettleTtl { .. }
-                | Command::FenceAttempt { .. }
-                | Command::FenceResult { .. }
-                | Command::FenceLapsed { .. }
-                // A question about now: an old yes would shut a side out for nothing.
-                | Command::FenceStands { .. }
-                | Command::RaiseTtl { .. }
-        );
+        let replayed = match command {
+            // Asked again until it is answered, as by a caller.
+            Command::Found { .. } => true,
+            // A question about now: an old yes would shut a side out for nothing.
+            Command::FenceStands { .. } => false,
+            // The server's own carry their proof of being current (leadership, epoch), and are never retried as such.
+            command => command.servers_own().is_none(),
+        };
         if replayed && let Some(answer) = self.replay.get(request_key) {
             return Applied { answer: answer.clone(), events: Vec::new() };
         }

@@ -46,6 +46,8 @@ use treelease_proto::time::WallTime;
 
 use crate::world::clock::{Kind, Machine};
 use crate::world::rng::Rng;
+pub use crate::world::schedule::Report;
+use crate::world::schedule::Scheduled;
 use crate::world::side::{Local, Side, policy_as_text};
 use crate::world::storage::Flight;
 use crate::world::users::{self, Wish};
@@ -91,36 +93,6 @@ enum What {
     Ask,
 }
 
-struct Scheduled(Duration, u64, Box<What>);
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
-/// What came of a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The property that does not hold, and when.
-    pub broken: Option<(Duration, Broken)>,
-    /// How often what happened.
-    pub counts: BTreeMap<&'static str, u64>,
-    /// A line for each event, if asked for.
-    pub trace: Vec<String>,
-}
-
 /// A daemon on its machine.
 struct Daemon {
     side: Side,
@@ -163,7 +135,7 @@ pub struct World {
     now: Duration,
     time: TrueTime,
     seq: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: BinaryHeap<Reverse<Scheduled<What>>>,
     sim: turmoil::Sim<'static>,
     nodes: Vec<SimNode>,
     up: [bool; NODES],

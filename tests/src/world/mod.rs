@@ -21,13 +21,14 @@ pub mod invariants;
 pub mod net;
 pub mod plan;
 pub mod rng;
+pub mod schedule;
 pub mod server;
 pub mod side;
 pub mod storage;
 pub mod users;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use treelease_proto::command::{Command, Event, EventKind};
@@ -43,6 +44,8 @@ use invariants::{Broken, Gate, Granted};
 use net::{Net, Way};
 use plan::{Fault, Freezes, Options, Plan};
 use rng::Rng;
+pub use schedule::Report;
+use schedule::Scheduled;
 use server::{AtNode, Between, Servers, Word};
 use side::{Local, Side};
 use storage::{Flight, Storage};
@@ -75,44 +78,13 @@ enum What {
     Ask,
 }
 
-/// When, the how many-th, and what: boxed, since a heap moves its entries about.
-struct Scheduled(Duration, u64, Box<What>);
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
-/// What came of a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The property that does not hold, and when.
-    pub broken: Option<(Duration, Broken)>,
-    /// How often what happened.
-    pub counts: BTreeMap<&'static str, u64>,
-    /// A line for each event, if asked for.
-    pub trace: Vec<String>,
-}
-
 /// See the module.
 pub struct World {
     plan: Plan,
     rng: Rng,
     now: Duration,
     seq: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    queue: BinaryHeap<Reverse<Scheduled<What>>>,
     servers: Servers,
     sides: Vec<Side>,
     net: Net,

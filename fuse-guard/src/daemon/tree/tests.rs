@@ -597,12 +597,27 @@ fn i2_a_gate_that_was_open_and_does_not_open_again_is_no_give_back() {
 }
 
 #[test]
+fn what_the_kernel_kept_where_nobody_was_refused_is_dropped_when_the_policy_begins_to_refuse() {
+    let mut w = World::new();
+    let me = w.me.clone();
+    let observed = TreeStatus { policy: Policy { mode: Mode::Observe, ..Policy::default() }, ..w.status(0, None, &[]) };
+    w.tree.handle_table(observed.clone(), Some(&me), at(1));
+    w.tree.handle_table(observed, Some(&me), at(2));
+    let serial = w.tree.standing(true).serial;
+    w.effects();
+    let enforced = w.status(0, None, &[]);
+    w.tree.handle_table(enforced, Some(&me), at(3));
+    assert!(w.effects().contains(&Effect::DropCaches));
+    assert_ne!(w.tree.standing(true).serial, serial, "an answer of before is kept by nobody");
+}
+
+#[test]
 fn what_was_held_when_the_session_ended_is_asked_for_in_the_next_one() {
     let mut w = World::new();
     let person = w.hold(HoldKind::Acquire, at(0));
     w.open(1, 1, 90_000, at(0));
     w.tree.handle_session_lost("expired", at(100));
-    w.effects();
+    assert!(w.effects().contains(&Effect::DropCaches), "the lease is gone for good: pages of files with writers too");
     // There is no session yet: this try fails, and must not be the last.
     w.tree.handle_timeout(at(101));
     w.effects();

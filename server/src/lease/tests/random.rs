@@ -12,7 +12,7 @@ use super::*;
 const SIDES: [&str; 3] = ["a", "b", "c"];
 const TREES: u64 = 2;
 /// How many sequences a control has to notice its fault: several times what it needs.
-const CONTROL_RUNS: usize = 60;
+const CONTROL_RUNS: usize = 240;
 
 /// One drawn command.
 #[derive(Debug, Clone)]
@@ -131,6 +131,7 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
         }
         35 => Command::FenceLapsed { attempt: attempt_of(state, d, &tree, epoch).0, decided_under },
         36 => Command::FenceStands { attempt: attempt_of(state, d, &tree, epoch).0 },
+        40 if d.extra > 200 => Command::RaiseTtl { ttl_min: Ttl::new(Duration::from_secs(2 + u64::from(d.extra % 8))) },
         40 => {
             let incarnation = state.session(&session).map_or(1, |s| s.incarnation());
             Command::SettleTtl { session, incarnation, decided_under }
@@ -184,18 +185,7 @@ fn carry_out(fault: Fault, draws: &[Draw]) -> Result<World, String> {
             Some((key, command)) if d.repeat => (key.clone(), command.clone(), true),
             _ => (key(step as u64), concrete(&before, d, step as u64), false),
         };
-        let replays = repeated
-            && !matches!(
-                command,
-                Command::Lead { .. }
-                    | Command::ExpireSession { .. }
-                    | Command::EndCopied { .. }
-                    | Command::EndGrace { .. }
-                    | Command::SettleTtl { .. }
-                    | Command::FenceAttempt { .. }
-                    | Command::FenceResult { .. }
-                    | Command::FenceLapsed { .. }
-            );
+        let replays = repeated && !matches!(command, Command::FenceStands { .. }) && command.servers_own().is_none();
         let answer = world.run_keyed(key.clone(), command.clone());
         if replays {
             if world.state != before {

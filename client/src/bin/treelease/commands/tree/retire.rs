@@ -28,9 +28,9 @@ pub struct RetireArgs {
     dry: DryRun,
 }
 
-/// Remove a retired tree from the server, or first a sealed root of any tree
+/// Remove a retired tree from the server, or first a sealed root
 ///
-/// A retired tree can be removed when it has no roots any more. Its name may be used again; its id never is, because its marker may
+/// A retired tree can be removed when it has no roots any more, and a tree's last root when it is retired. Its name may be used again; its id never is, because its marker may
 /// still lie in a directory somewhere. Its files are not touched, and its history stays.
 #[derive(clap::Args, Debug)]
 pub struct RmArgs {
