@@ -30,7 +30,7 @@ impl Default for Pace {
     }
 }
 
-/// Nodes 1, 2 and 3. Killed when dropped.
+/// Nodes 1, 2 and 3, and those that come later. Killed when dropped.
 pub struct Cluster {
     dir: PathBuf,
     addresses: Vec<String>,
@@ -78,6 +78,16 @@ impl Cluster {
         let log = File::options().create(true).append(true).open(log).expect("a log");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.children[node - 1] = Some(command.spawn().expect("treelease-server runs"));
+    }
+
+    /// Starts one more, empty, which waits to be taken in. Its number. On loopback only.
+    pub fn start_newcomer(&mut self) -> usize {
+        self.addresses.push(format!("127.0.0.1:{}", free_ports(1)[0]));
+        self.hosts.push(None);
+        self.children.push(None);
+        let node = self.children.len();
+        self.start_node(node);
+        node
     }
 
     /// Until it says where it serves.
@@ -130,7 +140,8 @@ impl Cluster {
         (1..=3).map(|node| format!("http://{}", self.address(node))).collect()
     }
 
-    fn address(&self, node: usize) -> String {
+    /// Where the others reach a node.
+    pub fn address(&self, node: usize) -> String {
         self.addresses[node - 1].clone()
     }
 
