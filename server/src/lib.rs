@@ -22,6 +22,8 @@
 //! | [`telemetry`] | what this node counts |
 //! | [`node`] | one node, wired together and taken down in order |
 //! | [`config`] | flags and file to one checked value |
+//! | [`reload`] | what of it may change while the node runs |
+//! | [`readiness`] | whether this node can serve |
 //! | [`failure`] | what ends a node, with its exit code |
 //! | [`fault`] | rules that a test leaves out |
 
@@ -37,5 +39,7 @@ pub mod leader;
 pub mod lease;
 pub mod membership;
 pub mod node;
+pub mod readiness;
+pub mod reload;
 pub mod store;
 pub mod telemetry;

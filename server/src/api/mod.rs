@@ -7,6 +7,7 @@
 //! | Watch | `watch` |
 //! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
+//! | grpc.health.v1 | `health` |
 //! | what other nodes ask; calls to the leader | `peers` |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
@@ -17,6 +18,7 @@
 //! It decides nothing about leases.
 
 pub mod auth;
+mod health;
 mod lease;
 mod members;
 pub mod nonce;
@@ -41,11 +43,11 @@ use treelease_proto::wire;
 use treelease_proto::wire::lease_server::LeaseServer;
 use treelease_proto::wire::raft_server::RaftServer;
 
-use crate::config::Token;
 use crate::consensus::{Consensus, network};
 use crate::failure::{FailStop, Failure};
 use crate::formation::Former;
 use crate::leader::Seat;
+use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 use nonce::Nonces;
 
@@ -94,9 +96,20 @@ pub(crate) struct Service {
     changing: tokio::sync::Mutex<()>,
 }
 
+/// Who may call, and what is said beside the lease service.
+pub struct Door {
+    /// The tokens that open it.
+    pub keys: auth::Keys,
+    /// For the health service.
+    pub readiness: Readiness,
+    /// Whether callers may ask which calls there are.
+    pub reflection: bool,
+}
+
 /// Serves until `api.closing`.
-pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: FailStop) {
+pub async fn serve(listener: TcpListener, api: Api, door: Door, fail: FailStop) {
     let closing = api.closing.clone();
+    let gatekeeper = auth::Gatekeeper::new(&door.keys);
     let service = Arc::new(Service {
         api,
         nonces: Mutex::new(Nonces::default()),
@@ -106,9 +119,17 @@ pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: 
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
         .max_encoding_message_size(network::MESSAGE_MAX);
-    let peers = InterceptedService::new(peers, auth::Gatekeeper::new(token.as_ref()));
+    let peers = InterceptedService::new(peers, gatekeeper.clone());
     let service = LeaseServer::from_arc(service).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(ANSWER_MAX);
-    let service = InterceptedService::new(service, auth::Gatekeeper::new(token.as_ref()));
+    let service = InterceptedService::new(service, gatekeeper.clone());
+    let health = health::service(door.readiness, closing.clone());
+    let reflection = door.reflection.then(|| {
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1();
+        InterceptedService::new(reflection.expect("our own descriptors are well formed"), gatekeeper)
+    });
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -117,6 +138,8 @@ pub async fn serve(listener: TcpListener, api: Api, token: Option<Token>, fail: 
         .concurrency_limit_per_connection(CALLS_MAX)
         .add_service(service)
         .add_service(peers)
+        .add_service(health)
+        .add_optional_service(reflection)
         .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned())
         .await;
     if let Err(e) = served

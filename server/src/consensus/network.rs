@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use openraft::error::{Fatal, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
@@ -58,7 +58,7 @@ pub enum Lost {
 #[derive(Clone)]
 pub struct Network {
     peers: Arc<Peers>,
-    token: Option<Token>,
+    token: Arc<RwLock<Option<Token>>>,
     backoff: Duration,
     channels: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
     /// Members that are not reached, and why: said once when it changes, not at every heartbeat.
@@ -70,7 +70,19 @@ pub struct Network {
 impl Network {
     /// Nothing is connected yet. After a peer was unreachable openraft waits `backoff` before it tries again.
     pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration) -> Self {
-        Self { peers, token, backoff, channels: Arc::default(), away: Arc::default(), quorum_age: Arc::default() }
+        Self {
+            peers,
+            token: Arc::new(RwLock::new(token)),
+            backoff,
+            channels: Arc::default(),
+            away: Arc::default(),
+            quorum_age: Arc::default(),
+        }
+    }
+
+    /// The token that this node shows to the others from now on.
+    pub fn show(&self, token: Option<Token>) {
+        *self.token.write().expect("nothing panics while it holds the token") = token;
     }
 
     /// Where to look for what this node says of its quorum; once.
@@ -156,7 +168,7 @@ impl Network {
     fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(limit);
-        if let Some(token) = &self.token
+        if let Some(token) = self.token.read().expect("nothing panics while it holds the token").as_ref()
             && let Ok(value) = format!("Bearer {}", token.as_str()).parse()
         {
             request.metadata_mut().insert("authorization", value);
