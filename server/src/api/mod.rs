@@ -8,6 +8,7 @@
 //! | Backup | `backup` |
 //! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
+//! | grpc.health.v1 | `health` |
 //! | what other nodes ask; calls to the leader | `peers` |
 //! | where callers come from | [`callers`] |
 //!
@@ -21,6 +22,7 @@
 pub mod auth;
 mod backup;
 pub mod callers;
+mod health;
 mod lease;
 mod members;
 pub mod nonce;
@@ -38,18 +40,20 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+use tonic_health::pb::health_server::{self, HealthServer};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use treelease_proto::clock::Clock;
 use treelease_proto::id::ClusterId;
 use treelease_proto::wire;
-use treelease_proto::wire::lease_server::LeaseServer;
-use treelease_proto::wire::raft_server::RaftServer;
+use treelease_proto::wire::lease_server::{self, LeaseServer};
+use treelease_proto::wire::raft_server::{self, RaftServer};
 
-use crate::config::Token;
 use crate::consensus::{Consensus, network};
 use crate::failure::{FailStop, Failure};
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::Seat;
+use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 use callers::Callers;
 use nonce::Nonces;
@@ -103,9 +107,20 @@ pub(crate) struct Service {
     changing: tokio::sync::Mutex<()>,
 }
 
+/// Who may call, and what is said beside the lease service.
+pub struct Door {
+    /// The tokens that open it.
+    pub keys: auth::Keys,
+    /// For the health service.
+    pub readiness: Readiness,
+    /// Whether callers may ask which calls there are.
+    pub reflection: bool,
+}
+
 /// Serves until `api.closing`.
-pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailStop) {
+pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
     let closing = api.closing.clone();
+    let gatekeeper = auth::Gatekeeper::new(&door.keys);
     let service = Arc::new(Service {
         api,
         nonces: Mutex::new(Nonces::default()),
@@ -116,16 +131,20 @@ pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailS
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
         .max_encoding_message_size(network::MESSAGE_MAX);
-    let peers = InterceptedService::new(peers, auth::Gatekeeper::new(token.as_ref()));
+    let peers = InterceptedService::new(peers, gatekeeper.clone());
     let service = LeaseServer::from_arc(service).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(ANSWER_MAX);
-    let service = InterceptedService::new(service, auth::Gatekeeper::new(token.as_ref()));
+    let service = InterceptedService::new(service, gatekeeper.clone());
+    let health = HealthServer::new(health::Health::new(door.readiness, closing.clone())).max_decoding_message_size(MESSAGE_MAX);
+    let reflection = door.reflection.then(|| InterceptedService::new(reflection(), gatekeeper));
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
         .max_concurrent_streams(STREAMS_MAX)
         .concurrency_limit_per_connection(CALLS_MAX)
         .add_service(service)
-        .add_service(peers);
+        .add_service(peers)
+        .add_service(health)
+        .add_optional_service(reflection);
     let ended = closing.clone().cancelled_owned();
     let served = match callers {
         Callers::Sockets(listener) => {
@@ -139,6 +158,19 @@ pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailS
     {
         fail.report(Failure::internal(format!("the gRPC server ended: {e}")));
     }
+}
+
+/// Which calls there are: those that this node answers.
+fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(lease_server::SERVICE_NAME)
+        .with_service_name(raft_server::SERVICE_NAME)
+        .with_service_name(health_server::SERVICE_NAME)
+        .build_v1()
+        .expect("our own descriptors are well formed")
+        .max_decoding_message_size(MESSAGE_MAX)
 }
 
 #[tonic::async_trait]
