@@ -12,12 +12,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout, timeout_at};
 use treelease_proto::clock::{Clock, SideClock};
-use treelease_proto::command::{Outcome, Verb};
-use treelease_proto::id::NodeId;
+use treelease_proto::command::Outcome;
+use treelease_proto::epoch::Epoch;
+use treelease_proto::id::{NodeId, SideName, TreeId, TreeName};
 
 use super::agents::{Agents, usable};
 use super::watchdog::{ARGUMENT, Word};
-use crate::lease::FenceDue;
+use crate::lease::{FenceDue, TrialDue};
 
 /// By this exit code an agent says that it did nothing (EX_TEMPFAIL; also `fence still-wanted`'s "no").
 pub const NOTHING_DONE: i32 = 75;
@@ -33,6 +34,43 @@ const DETAIL_MAX: usize = 200;
 const PASSED_ON: [&str; 5] = ["HOME", "LANG", "LC_ALL", "TZ", "TREELEASE_LOG"];
 /// Where programs are looked for, if this process does not know.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What an agent is told.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Which agent.
+    pub agent: String,
+    /// What it is to do.
+    pub verb: &'static str,
+    /// On which tree.
+    pub tree: TreeId,
+    /// Its name.
+    pub name: TreeName,
+    /// Against whom.
+    pub side: SideName,
+    /// That side's host, as its daemon said.
+    pub host: String,
+    /// Whose unclean end.
+    pub epoch: Epoch,
+    /// Of the attempt; 0 for a trial.
+    pub attempt: u32,
+}
+
+impl From<&FenceDue> for Run {
+    fn from(due: &FenceDue) -> Self {
+        let of = due.attempt.clone();
+        let (agent, name, host) = (due.agent.clone(), due.name.clone(), due.host.clone());
+        Self { agent, verb: due.verb.as_str(), tree: of.tree, name, side: of.side, host, epoch: of.epoch, attempt: of.number }
+    }
+}
+
+impl From<&TrialDue> for Run {
+    fn from(due: &TrialDue) -> Self {
+        let due = due.clone();
+        let (tree, name, side, epoch) = (due.tree, due.name, due.side, due.epoch);
+        Self { agent: due.agent, verb: "test", tree, name, side, host: String::new(), epoch, attempt: 0 }
+    }
+}
 
 /// What this node runs agents with.
 #[derive(Debug, Clone)]
@@ -65,7 +103,7 @@ impl Runner {
     }
 
     /// Runs it; how it ended, and a word for people.
-    pub async fn run(&self, due: &FenceDue, until: Duration) -> (Outcome, String) {
+    pub async fn run(&self, due: &Run, until: Duration) -> (Outcome, String) {
         let node = self.node;
         let Some(agent) = self.agents.get(&due.agent) else {
             let names = self.agents.names();
@@ -95,13 +133,13 @@ impl Runner {
         let heard = |task| async move { timeout(TAIL_LIMIT, task).await.ok().and_then(Result::ok).unwrap_or_default() };
         let (word, output) = (heard(word).await, heard(output).await);
         for line in output.lines() {
-            tracing::info!(tree = %due.name, side = %due.attempt.side, attempt = due.attempt.number, "{}: {line}", due.agent);
+            tracing::info!(tree = %due.name, side = %due.side, verb = due.verb, attempt = due.attempt, "{}: {line}", due.agent);
         }
         judged(Word::parse(&word), &output, node, agent.deadline)
     }
 
     /// Everything that an agent is told.
-    fn environment(&self, due: &FenceDue, left: Duration) -> Vec<(String, String)> {
+    fn environment(&self, due: &Run, left: Duration) -> Vec<(String, String)> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut path = variable("PATH").unwrap_or_else(|| PATH.into());
         // The command line lies beside the server: an agent asks with it whether it is still wanted.
@@ -110,16 +148,15 @@ impl Runner {
         }
         let mut all: Vec<(String, String)> =
             PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect();
-        let of = &due.attempt;
         let ours = [
             ("PATH", path),
-            ("TREELEASE_FENCE_VERB", due.verb.as_str().to_owned()),
+            ("TREELEASE_FENCE_VERB", due.verb.to_owned()),
             ("TREELEASE_FENCE_TREE", due.name.to_string()),
-            ("TREELEASE_FENCE_TREE_ID", of.tree.to_string()),
-            ("TREELEASE_FENCE_SIDE", of.side.to_string()),
+            ("TREELEASE_FENCE_TREE_ID", due.tree.to_string()),
+            ("TREELEASE_FENCE_SIDE", due.side.to_string()),
             ("TREELEASE_FENCE_HOST", due.host.clone()),
-            ("TREELEASE_FENCE_EPOCH", of.epoch.to_string()),
-            ("TREELEASE_FENCE_ATTEMPT", of.number.to_string()),
+            ("TREELEASE_FENCE_EPOCH", due.epoch.to_string()),
+            ("TREELEASE_FENCE_ATTEMPT", due.attempt.to_string()),
             ("TREELEASE_FENCE_DEADLINE", left.as_secs().max(1).to_string()),
             ("TREELEASE_FENCE_NODE", self.node.to_string()),
             ("TREELEASE_ENDPOINTS", format!("http://{}", self.endpoint)),
@@ -168,14 +205,6 @@ async fn tail(from: Option<impl AsyncRead + Unpin>) -> String {
     }
     let from = kept.len().saturating_sub(TAIL_MAX);
     String::from_utf8_lossy(&kept[from..]).into_owned()
-}
-
-/// For the log.
-pub(super) fn doing(due: &FenceDue) -> String {
-    match due.verb {
-        Verb::Fence => format!("fencing {}", due.attempt.side),
-        Verb::Unfence => format!("unfencing {}", due.attempt.side),
-    }
 }
 
 #[cfg(test)]
