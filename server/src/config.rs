@@ -19,6 +19,7 @@ use crate::consensus::Pace;
 use crate::failure::{Failure, Result};
 use crate::fencing::agents::{Agents, Written};
 use crate::formation::MEMBERS_MAX;
+use crate::limits::Limits;
 use crate::store::Kind;
 
 /// Where a node listens if nothing is said.
@@ -101,6 +102,8 @@ struct File {
     #[serde(default)]
     fence: BTreeMap<String, Written>,
     #[serde(default)]
+    limits: BTreeMap<String, toml::Value>,
+    #[serde(default)]
     reflection: bool,
     log: Option<String>,
 }
@@ -128,6 +131,8 @@ pub struct Config {
     pub more_tokens: Vec<Token>,
     /// The fence agents of this node.
     pub agents: Agents,
+    /// How much callers may take.
+    pub limits: Limits,
     /// Whether callers are told which calls there are.
     pub reflection: bool,
     /// What is logged; none: what is always logged.
@@ -178,6 +183,7 @@ impl Config {
             token_file: None,
             more_tokens: Vec::new(),
             agents: Agents::default(),
+            limits: Limits::default(),
             reflection: false,
             log: None,
             pace: Pace::default(),
@@ -229,6 +235,7 @@ impl Config {
         let (token, more_tokens) = (tokens.next(), tokens.collect());
         let token_file = token_file.and_then(|file| std::path::absolute(file).ok());
         let agents = Agents::check(file.fence).map_err(Failure::config)?;
+        let limits = Limits::check(&file.limits).map_err(Failure::config)?;
         let (reflection, log) = (flags.reflection || file.reflection, flags.log.or(file.log));
         if let Some(Err(e)) = log.as_ref().map(|filter| filter.parse::<EnvFilter>()) {
             let filter = log.unwrap_or_default();
@@ -245,6 +252,7 @@ impl Config {
             token_file,
             more_tokens,
             agents,
+            limits,
             reflection,
             log,
             pace,

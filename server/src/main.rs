@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -21,6 +22,9 @@ use treelease_server::node::{Node, STOP_LIMIT};
 
 /// Room for what the ordered end does not count: the runtime's own end.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// Descriptors that are not connections: the log and its snapshots, the listeners, fence agents, other nodes.
+const OWN_DESCRIPTORS: u64 = 256;
 
 /// What is logged if nothing else is said. openraft repeats itself at every heartbeat to a node that is away: which nodes are
 /// reached is said by `consensus::network`, once, and what ends openraft by `consensus`.
@@ -60,6 +64,7 @@ fn filter_of(text: Option<&str>) -> EnvFilter {
 async fn run(flags: Flags, log: &dyn Fn(Option<&str>)) -> Result<()> {
     let config = Config::load(flags.clone())?;
     log(config.log.as_deref());
+    make_room(&config);
     let no_signals = |e: std::io::Error| Failure::internal(format!("no signal handler: {e}"));
     let mut term = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut int = signal(SignalKind::interrupt()).map_err(no_signals)?;
@@ -97,6 +102,7 @@ async fn run(flags: Flags, log: &dyn Fn(Option<&str>)) -> Result<()> {
 fn reload(flags: &Flags, node: &mut Node, log: &dyn Fn(Option<&str>)) {
     let taken = Config::load(flags.clone()).and_then(|config| {
         let filter = config.log.clone();
+        make_room(&config);
         node.reload(config).map(|()| filter)
     });
     match taken {
@@ -106,6 +112,26 @@ fn reload(flags: &Flags, node: &mut Node, log: &dyn Fn(Option<&str>)) {
         }
         Err(failure) => tracing::error!("the configuration was read again and is not taken: {failure}; what was, stays"),
     }
+}
+
+/// Descriptors for all connections that may come, so that a crowd of them takes none from the log and its snapshots.
+fn make_room(config: &Config) {
+    let wanted = config.limits.connections as u64 + OWN_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    // If that is not allowed, the warning says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    let has = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if has >= wanted {
+        return;
+    }
+    tracing::warn!(
+        "this process may have {has} files and connections open, and `connections` in [limits] with what the log needs is {wanted}: \
+         raise the first (`ulimit -n`, LimitNOFILE=) or lower the second"
+    );
 }
 
 fn with_token(config: &Config) -> &'static str {

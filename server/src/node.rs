@@ -35,6 +35,7 @@ use crate::fault;
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::{Leader, Seat};
+use crate::limits;
 use crate::readiness::Readiness;
 use crate::reload;
 use crate::store::files;
@@ -69,6 +70,8 @@ pub struct Node {
     admin_address: Option<SocketAddr>,
     config: Config,
     keys: Keys,
+    limits: limits::Live,
+    runner: Arc<Runner>,
     api: JoinHandle<()>,
     leader: JoinHandle<()>,
     _lock: DirLock,
@@ -142,13 +145,15 @@ impl Node {
             }
             None => None,
         };
+        let limits = limits::Live::new(config.limits);
         let api = Api {
             consensus: consensus.clone(),
             seat: seat.clone(),
             clock: clock.clone(),
             former: former.clone(),
             counts,
-            runner,
+            runner: runner.clone(),
+            limits: limits.clone(),
             cluster: known.clone(),
             closing: closing.clone(),
         };
@@ -190,6 +195,8 @@ impl Node {
             admin_address,
             config: config.clone(),
             keys,
+            limits,
+            runner,
             api,
             leader,
             _lock: lock,
@@ -237,6 +244,8 @@ impl Node {
     pub fn reload(&mut self, config: Config) -> Result<()> {
         reload::may_become(&self.config, &config)?;
         self.keys.change(&config.tokens());
+        self.limits.change(config.limits);
+        self.runner.change(config.agents.clone(), config.token_file.clone());
         self.consensus.network().show(config.token.clone());
         self.config = config;
         Ok(())

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | the tokens (`token_file`) | callers may show any of the file's lines, this node shows the first to the others |
 //! | `log` | what is logged |
+//! | `limits`, but for `streams` and `calls` | [`crate::limits`]; what is beyond them already stays until it ends by itself |
+//! | `fence` | which agents a policy may name; one that runs goes on as it began |
 //!
 //! Promises: all or nothing. What cannot change while the node runs, because others rely on it or it was decided at the start, is
 //! named in a sentence, and then nothing changes. `peer` counts only for nodes that are empty, so it may differ. It does not
@@ -28,9 +30,9 @@ pub fn may_become(old: &Config, new: &Config) -> Result<()> {
         ("admin", sorted(&old.admin) != sorted(&new.admin)),
         ("heartbeat, election_timeout", old.pace != new.pace),
         ("store", old.store != new.store),
-        ("fence", old.agents != new.agents),
+        ("limits: streams, calls", old.limits.of_a_connection() != new.limits.of_a_connection()),
         ("reflection", old.reflection != new.reflection),
-        ("token_file", old.token_file != new.token_file || old.token.is_some() != new.token.is_some()),
+        ("token_file", old.token.is_some() != new.token.is_some()),
     ];
     match differs.into_iter().find(|(_, differs)| *differs) {
         None => Ok(()),
@@ -53,17 +55,20 @@ mod tests {
 
     use super::*;
     use crate::config::Token;
+    use crate::limits::Limits;
 
     fn config() -> Config {
         Config { token: Some(Token::new("one")), ..Config::alone(Path::new("/nowhere")) }
     }
 
     #[test]
-    fn tokens_the_log_and_peers_may_change() {
+    fn tokens_the_log_limits_and_peers_may_change() {
         let new = Config {
             token: Some(Token::new("two")),
             more_tokens: vec![Token::new("one")],
+            token_file: Some("/elsewhere".into()),
             log: Some("debug".into()),
+            limits: Limits { trees: 1, sessions: 1, waiters: 1, watches: 1, connections: 99, ..Limits::default() },
             peers: [(2, "host:1".to_owned())].into(),
             ..config()
         };
@@ -83,7 +88,8 @@ mod tests {
             ("store", Config { store: Some(crate::store::Kind::Redb), ..config() }),
             ("reflection", Config { reflection: true, ..config() }),
             ("token_file", Config { token: None, ..config() }),
-            ("token_file", Config { token_file: Some("/elsewhere".into()), ..config() }),
+            ("streams", Config { limits: Limits { streams: 99, ..Limits::default() }, ..config() }),
+            ("calls", Config { limits: Limits { calls: 99, ..Limits::default() }, ..config() }),
         ];
         for (key, new) in changed {
             let refused = may_become(&config(), &new).unwrap_err().to_string();

@@ -23,6 +23,9 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use treelease_proto::command::{Answer, Command};
+use treelease_proto::id::TreeId;
+use treelease_proto::refusal;
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -122,13 +125,13 @@ async fn reflection_is_there_when_it_is_asked_for_and_else_not() {
 }
 
 #[tokio::test]
-async fn on_sighup_tokens_and_the_log_change_and_what_cannot_is_refused_as_a_whole() {
+async fn on_sighup_tokens_log_agents_and_limits_change_and_what_cannot_is_refused_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let token = |text: &str| std::fs::write(dir.path().join("token"), text).unwrap();
     token("old\n");
     let mut server = Server::start(dir.path(), "token_file = \"token\"\n").await;
     let (old, new) = (Caller::new(&server.address).with_token("old"), Caller::new(&server.address).with_token("new"));
-    old.add_tree("dev").await;
+    let dev = old.add_tree("dev").await;
     assert_eq!(new.try_status().await.unwrap_err().code(), Code::Unauthenticated);
 
     // While it is replaced, both count, on connections that are there, too.
@@ -168,6 +171,31 @@ async fn on_sighup_tokens_and_the_log_change_and_what_cannot_is_refused_as_a_who
     server.hangup();
     let third = Caller::new(&server.address).with_token("third");
     until("at last it is taken", || async { third.try_status().await.is_ok() }).await;
+
+    // Limits, and fence agents.
+    let code = async |command: Command| match third.command(command).await {
+        Answer::Refused(refusal) => Some(refusal.code),
+        _ => None,
+    };
+    let docs = Command::AddTree { name: "docs".parse().unwrap(), tree: TreeId::random(), policy: vec![], root: None };
+    let policy = vec![("fence".to_owned(), "exec:nas".to_owned())];
+    let fenced = Command::SetPolicy { tree: dev, policy };
+    assert_eq!(code(fenced.clone()).await, Some(refusal::Code::Config), "the control: there is no such agent");
+    server.configure("token_file = \"token\"\n[fence.nas]\ncommand = \"/bin/sh\"\n[limits]\ntrees = 1\n");
+    server.hangup();
+    until("the agent is known", || async { code(fenced.clone()).await.is_none() }).await;
+    assert_eq!(code(docs.clone()).await, Some(refusal::Code::Limit));
+    server.configure("token_file = \"token\"\n[limits]\ntrees = 2\nmessage_size = 5\n");
+    server.hangup();
+    let running = &server;
+    until("a limit that is fixed is named", || async {
+        running.log().contains("message_size: it is 65536 and cannot be changed")
+    })
+    .await;
+    assert_eq!(code(docs.clone()).await, Some(refusal::Code::Limit), "nothing of that file was taken");
+    server.configure("token_file = \"token\"\n[limits]\ntrees = 2\n");
+    server.hangup();
+    until("there is room", || async { code(docs.clone()).await.is_none() }).await;
     assert!(server.child.try_wait().unwrap().is_none(), "it runs on");
 }
 

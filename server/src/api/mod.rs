@@ -10,7 +10,7 @@
 //! | who may call | [`auth`] |
 //! | grpc.health.v1 | `health` |
 //! | what other nodes ask; calls to the leader | `peers` |
-//! | where callers come from | [`callers`] |
+//! | where callers come from; how many there may be | [`callers`], `connections` |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
 //! another node or again; DEADLINE_EXCEEDED (and CANCELLED, from the transport): unknown, ask again with the same request
@@ -22,6 +22,7 @@
 pub mod auth;
 mod backup;
 pub mod callers;
+mod connections;
 mod health;
 mod lease;
 mod members;
@@ -53,21 +54,14 @@ use crate::failure::{FailStop, Failure};
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::Seat;
+use crate::limits::{self, MESSAGE_MAX};
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 use callers::Callers;
 use nonce::Nonces;
 
-/// Largest message that is taken.
-const MESSAGE_MAX: usize = 64 * 1024;
 /// Largest message that is sent: a status or a history of many trees.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
-/// Calls on one connection at the same time, streams included.
-const STREAMS_MAX: u32 = 1024;
-/// Calls of one connection that are worked on at the same time.
-const CALLS_MAX: usize = 256;
-/// Watches on this node.
-const WATCHES_MAX: usize = 1024;
 /// A connection that is silent for so long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// And is closed if it does not answer for so long.
@@ -92,6 +86,8 @@ pub struct Api {
     pub counts: Arc<Telemetry>,
     /// Fence agents: a policy may name those that this node has.
     pub runner: Arc<Runner>,
+    /// How much callers may take.
+    pub limits: limits::Live,
     /// Ends streams, and the server.
     pub closing: CancellationToken,
 }
@@ -100,7 +96,7 @@ pub struct Api {
 pub(crate) struct Service {
     api: Api,
     nonces: Mutex<Nonces>,
-    watches: Arc<Semaphore>,
+    watches: Arc<limits::Seats>,
     /// One at a time.
     backups: Arc<Semaphore>,
     /// Held while a change of the members is under way.
@@ -119,12 +115,13 @@ pub struct Door {
 
 /// Serves until `api.closing`.
 pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
-    let closing = api.closing.clone();
+    let (closing, live, counts) = (api.closing.clone(), api.limits.clone(), api.counts.clone());
+    let limits = live.get();
     let gatekeeper = auth::Gatekeeper::new(&door.keys);
     let service = Arc::new(Service {
         api,
         nonces: Mutex::new(Nonces::default()),
-        watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        watches: Arc::default(),
         backups: Arc::new(Semaphore::new(1)),
         changing: tokio::sync::Mutex::new(()),
     });
@@ -139,8 +136,8 @@ pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
-        .max_concurrent_streams(STREAMS_MAX)
-        .concurrency_limit_per_connection(CALLS_MAX)
+        .max_concurrent_streams(u32::try_from(limits.streams).unwrap_or(u32::MAX))
+        .concurrency_limit_per_connection(limits.calls)
         .add_service(service)
         .add_service(peers)
         .add_service(health)
@@ -149,7 +146,7 @@ pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
     let served = match callers {
         Callers::Sockets(listener) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-            router.serve_with_incoming_shutdown(incoming, ended).await
+            router.serve_with_incoming_shutdown(connections::counted(incoming, live, counts), ended).await
         }
         Callers::Given(incoming) => router.serve_with_incoming_shutdown(incoming, ended).await,
     };

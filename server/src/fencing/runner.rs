@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -73,28 +74,45 @@ impl From<&TrialDue> for Run {
 }
 
 /// What this node runs agents with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Runner {
-    agents: Agents,
+    configured: RwLock<Configured>,
     node: NodeId,
     endpoint: String,
+}
+
+/// What of it may change while the node runs. A run goes on with what it began with.
+#[derive(Debug, Clone)]
+struct Configured {
+    agents: Arc<Agents>,
     token_file: Option<PathBuf>,
 }
 
 impl Runner {
     /// Agents of this node. `endpoint`: where this node can be asked whether an attempt still stands, as HOST:PORT.
     pub fn new(agents: Agents, node: NodeId, endpoint: String, token_file: Option<PathBuf>) -> Self {
-        Self { agents, node, endpoint, token_file }
+        let configured = Configured { agents: Arc::new(agents), token_file };
+        Self { configured: RwLock::new(configured), node, endpoint }
+    }
+
+    /// From now on these.
+    pub fn change(&self, agents: Agents, token_file: Option<PathBuf>) {
+        let configured = Configured { agents: Arc::new(agents), token_file };
+        *self.configured.write().expect("nothing panics while it holds what is configured") = configured;
+    }
+
+    fn configured(&self) -> Configured {
+        self.configured.read().expect("nothing panics while it holds what is configured").clone()
     }
 
     /// What this node can run.
-    pub fn agents(&self) -> &Agents {
-        &self.agents
+    pub fn agents(&self) -> Arc<Agents> {
+        self.configured().agents
     }
 
     /// How long an attempt may take; zero, where there is nothing to run.
     pub fn deadline(&self, agent: &str) -> Duration {
-        self.agents.get(agent).map_or(Duration::ZERO, |agent| agent.deadline)
+        self.agents().get(agent).map_or(Duration::ZERO, |agent| agent.deadline)
     }
 
     /// The moment that is so far away, on the clock of watchdogs. Read it before the attempt is proposed.
@@ -105,8 +123,9 @@ impl Runner {
     /// Runs it; how it ended, and a word for people.
     pub async fn run(&self, due: &Run, until: Duration) -> (Outcome, String) {
         let node = self.node;
-        let Some(agent) = self.agents.get(&due.agent) else {
-            let names = self.agents.names();
+        let Configured { agents, token_file } = self.configured();
+        let Some(agent) = agents.get(&due.agent) else {
+            let names = agents.names();
             let why =
                 format!("node {node} has no agent of that name (it has: {names}): its configuration needs [fence.{}]", due.agent);
             return (Outcome::Untouched, why);
@@ -117,7 +136,7 @@ impl Runner {
         let left = until.saturating_sub(SideClock::new().now().elapsed);
         let mut command = Command::new("/proc/self/exe");
         command.arg(ARGUMENT).arg(until.as_micros().to_string()).arg(&agent.program).args(&agent.args);
-        command.env_clear().envs(self.environment(due, left)).current_dir("/");
+        command.env_clear().envs(self.environment(due, left, token_file)).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Ok(child) => child,
@@ -139,7 +158,7 @@ impl Runner {
     }
 
     /// Everything that an agent is told.
-    fn environment(&self, due: &Run, left: Duration) -> Vec<(String, String)> {
+    fn environment(&self, due: &Run, left: Duration, token_file: Option<PathBuf>) -> Vec<(String, String)> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut path = variable("PATH").unwrap_or_else(|| PATH.into());
         // The command line lies beside the server: an agent asks with it whether it is still wanted.
@@ -162,7 +181,7 @@ impl Runner {
             ("TREELEASE_ENDPOINTS", format!("http://{}", self.endpoint)),
         ];
         all.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(file) = &self.token_file {
+        if let Some(file) = token_file {
             all.push(("TREELEASE_TOKEN_FILE".into(), file.display().to_string()));
         }
         all
