@@ -1,14 +1,15 @@
-//! Everything that can be asked of the replicated state, and what it answers. What can have happened then: [`crate::event`].
+//! Everything that can be asked of the replicated state. What it answers: [`crate::answer`]. What can have happened then:
+//! [`crate::event`].
 
 use serde::{Deserialize, Serialize};
 
-use crate::epoch::{Epoch, RunStart};
+pub use crate::answer::{Answer, Grant, HeldPair};
+use crate::epoch::Epoch;
 pub use crate::event::{Event, EventKind};
 pub use crate::fence::{AttemptRef, Outcome, Verb};
 use crate::id::{ClusterId, MarkerLock, NodeId, Place, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
-use crate::refusal::Refusal;
 use crate::time::{Ttl, WallTime};
-use crate::tree::{End, Holder, Root, RootState};
+use crate::tree::{Root, RootState};
 
 /// The number of a leadership: the log index of its `Lead` entry. Not the term: one term can have several leaders, and a
 /// restarted node leads on in its own (DESIGN 3).
@@ -252,6 +253,26 @@ pub enum Command {
         /// The root.
         root: Root,
     },
+    /// Tries the tree's fence agent, without a fence: changes nothing but the history.
+    FenceTest {
+        /// Which tree.
+        tree: TreeId,
+        /// Whom the agent is told.
+        side: SideName,
+    },
+    /// How a trial ended. Only the leader that ran it proposes it.
+    FenceTested {
+        /// Which tree.
+        tree: TreeId,
+        /// Of the trial.
+        number: u64,
+        /// How.
+        outcome: Outcome,
+        /// The agent's last words.
+        detail: String,
+        /// Under which leadership it was run.
+        decided_under: Leadership,
+    },
     /// Seals a root of a free tree, or makes a sealed one live.
     SetRoot {
         /// Of which tree.
@@ -431,68 +452,10 @@ impl Command {
             Command::FenceAttempt { .. } => Some("fence_attempt"),
             Command::FenceResult { .. } => Some("fence_result"),
             Command::FenceLapsed { .. } => Some("fence_lapsed"),
+            Command::FenceTested { .. } => Some("fence_tested"),
             Command::Found { .. } => Some("found"),
             Command::RaiseTtl { .. } => Some("raise_ttl"),
             _ => None,
         }
     }
 }
-
-/// What the state answers to a command. A refused or ignored command leaves it as it was.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Answer {
-    /// It is so now.
-    Done,
-    /// It named something that is not current any more.
-    Ignored {
-        /// What was not.
-        why: String,
-    },
-    /// No.
-    Refused(Refusal),
-    /// A session lives.
-    Opened {
-        /// Its id.
-        session: SessionId,
-        /// Which run of the daemon: 1, and one more with each resume.
-        incarnation: u64,
-        /// Its time to live.
-        ttl: Ttl,
-        /// Whether it is an old session that goes on.
-        resumed: bool,
-    },
-    /// The lease is yours. It opens no gate: only a renewal sent later that lists the pair does (I4).
-    Granted(Grant),
-    /// You are in the queue.
-    Queued {
-        /// 1: next.
-        place: u32,
-        /// Who has it now.
-        holder: Option<Holder>,
-    },
-    /// The tree is registered (or was, by the same request).
-    TreeAdded {
-        /// Its id.
-        tree: TreeId,
-        /// Its root, where one was named.
-        root: Option<RootId>,
-    },
-}
-
-/// A lease as its holder is told of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Grant {
-    /// Which tree.
-    pub tree: TreeId,
-    /// Which grant.
-    pub epoch: Epoch,
-    /// Where its run began.
-    pub run_start: RunStart,
-    /// The live root: the gate opens there and nowhere else (I8).
-    pub root: Option<RootId>,
-    /// How the lease before it ended.
-    pub last_end: End,
-}
-
-/// One lease in a renewal's answer.
-pub type HeldPair = Grant;

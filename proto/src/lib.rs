@@ -6,13 +6,14 @@
 //! | epoch, run start: the fencing token | [`epoch`] |
 //! | elapsed time, time to live, wall time for people | [`time`], [`clock`] |
 //! | what a tree's owner has decided | [`policy`] |
-//! | everything that can be asked of the replicated state, and its answers and events | [`command`], [`event`] |
+//! | everything that can be asked of the replicated state, and its answers and events | [`command`], [`answer`], [`event`] |
 //! | attempts of fence agents | [`fence`] |
 //! | how a tree stands, as others see it | [`tree`] |
 //! | every reason why the answer is no | [`refusal`] |
 //! | a cluster's state as a file | [`backup`] |
 //! | the generated messages, and words to wire and back | [`wire`], [`convert`] |
 
+pub mod answer;
 pub mod backup;
 pub mod clock;
 pub mod command;

@@ -13,7 +13,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -26,11 +26,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use treelease_proto::id::ClusterId;
 
 use crate::consensus::Consensus;
 use crate::failure::{FailStop, Failure, Result};
-use crate::leader::Seat;
+use crate::readiness::Readiness;
 use crate::telemetry::{Scrape, Telemetry};
 
 /// Connections at the same time; who comes then waits in the listener's own queue. Some probes and a scraper or two.
@@ -43,8 +42,6 @@ const HEAD_LIMIT: Duration = Duration::from_secs(3);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a connection that could not be taken (no descriptors left): it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Entries in the log that may wait to be applied on a node that is ready: what a busy leader has on its way.
-const BEHIND_MAX: u64 = 1_000;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -53,10 +50,8 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Admin {
     /// The agreement.
     pub consensus: Arc<Consensus>,
-    /// The leader's timers.
-    pub seat: Arc<Seat>,
-    /// The cluster, once this node belongs to one.
-    pub cluster: Arc<OnceLock<ClusterId>>,
+    /// Whether this node can serve.
+    pub readiness: Readiness,
     /// What is counted.
     pub counts: Arc<Telemetry>,
     /// Whether the node can not go on.
@@ -124,7 +119,7 @@ impl Admin {
                 None => say(StatusCode::OK, TEXT, "alive\n".into()),
                 Some(failure) => say(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("this node is ending: {failure}\n")),
             },
-            "/readyz" => match self.ready() {
+            "/readyz" => match self.readiness.ready() {
                 Ok(()) => say(StatusCode::OK, TEXT, "ready\n".into()),
                 Err(why) => say(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
             },
@@ -133,37 +128,9 @@ impl Admin {
         }
     }
 
-    /// Whether this node can serve, or else why not.
-    fn ready(&self) -> std::result::Result<(), String> {
-        if let Some(failure) = self.fail.failed() {
-            return Err(format!("this node is ending: {failure}"));
-        }
-        if self.cluster.get().is_none() {
-            return Err(
-                "this node belongs to no cluster yet: it waits until every listed node runs (its log says for which)".into()
-            );
-        }
-        let gauges = self.consensus.gauges();
-        if !gauges.standing.quorum {
-            return Err(
-                "this node hears no leader and no quorum within an election time-out: it shows what it knew last, marked, \
-                        and refuses the rest"
-                    .into(),
-            );
-        }
-        if gauges.leads && self.seat.timers().leading().is_none() {
-            return Err("this node has just been elected and begins to lead".into());
-        }
-        let behind = gauges.standing.last_log.saturating_sub(gauges.applied);
-        if behind > BEHIND_MAX {
-            return Err(format!("this node is catching up: {behind} entries of its log are not applied yet"));
-        }
-        Ok(())
-    }
-
     fn scrape(&self) -> String {
         let scrape = Scrape {
-            ready: self.ready().is_ok(),
+            ready: self.readiness.ready().is_ok(),
             gauges: self.consensus.gauges(),
             counted: &self.counts,
             store: self.consensus.counts().read(),

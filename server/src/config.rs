@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 use treelease_proto::id::NodeId;
 use treelease_proto::refusal::Code;
 use treelease_proto::time::parse_duration;
@@ -18,11 +19,12 @@ use crate::consensus::Pace;
 use crate::failure::{Failure, Result};
 use crate::fencing::agents::{Agents, Written};
 use crate::formation::MEMBERS_MAX;
+use crate::limits::Limits;
 use crate::store::Kind;
 
 /// Where a node listens if nothing is said.
 const LISTEN: &str = "127.0.0.1:7420";
-/// Longest token that is taken, in bytes.
+/// Largest token file that is read, in bytes: a token or a few.
 const TOKEN_MAX: u64 = 1024;
 /// Largest configuration file that is read, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -67,9 +69,15 @@ pub struct Flags {
     /// Plain HTTP for health and metrics (/healthz, /readyz, /metrics); no names, no token
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
-    /// A file with a token that every caller must show
+    /// A file with the tokens of which every caller must show one, a line each; this node shows the first to the others
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Tell callers with a token which calls there are (gRPC reflection)
+    #[arg(long)]
+    pub reflection: bool,
+    /// What is logged, as a tracing filter [default: info,openraft=off,sled=warn]
+    #[arg(long, value_name = "FILTER", env = "TREELEASE_LOG", hide_env_values = true)]
+    pub log: Option<String>,
 }
 
 /// What a file may say.
@@ -93,6 +101,11 @@ struct File {
     token_file: Option<PathBuf>,
     #[serde(default)]
     fence: BTreeMap<String, Written>,
+    #[serde(default)]
+    limits: BTreeMap<String, toml::Value>,
+    #[serde(default)]
+    reflection: bool,
+    log: Option<String>,
 }
 
 /// A node's configuration, checked.
@@ -110,12 +123,20 @@ pub struct Config {
     pub peers: BTreeMap<NodeId, String>,
     /// Where health and metrics are told, over plain HTTP; empty: nowhere.
     pub admin: Vec<SocketAddr>,
-    /// The token that every caller must show.
+    /// The token that this node shows to the others, and that callers may show.
     pub token: Option<Token>,
     /// Where it was read from, for fence agents that ask this node.
     pub token_file: Option<PathBuf>,
+    /// Others that callers may show, too: while a token is being replaced on all nodes and sides.
+    pub more_tokens: Vec<Token>,
     /// The fence agents of this node.
     pub agents: Agents,
+    /// How much callers may take.
+    pub limits: Limits,
+    /// Whether callers are told which calls there are.
+    pub reflection: bool,
+    /// What is logged; none: what is always logged.
+    pub log: Option<String>,
     /// The pace of the agreement.
     pub pace: Pace,
     /// Which backend keeps log and vote; not said: what the directory has, else the default.
@@ -144,6 +165,11 @@ impl std::fmt::Debug for Token {
 }
 
 impl Config {
+    /// Every token that opens the door.
+    pub fn tokens(&self) -> Vec<Token> {
+        self.token.iter().chain(&self.more_tokens).cloned().collect()
+    }
+
     /// One node on loopback without TLS, on a port of its own choice: for tests.
     pub fn alone(data_dir: &Path) -> Self {
         Self {
@@ -155,7 +181,11 @@ impl Config {
             admin: Vec::new(),
             token: None,
             token_file: None,
+            more_tokens: Vec::new(),
             agents: Agents::default(),
+            limits: Limits::default(),
+            reflection: false,
+            log: None,
             pace: Pace::default(),
             store: None,
         }
@@ -201,10 +231,33 @@ impl Config {
         let pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
         let admin = flags.admin.or(file.admin).map(|text| resolve("admin", &text)).transpose()?.unwrap_or_default();
         let token_file = flags.token_file.or(file.token_file);
-        let token = token_file.as_deref().map(read_token).transpose()?;
+        let mut tokens = token_file.as_deref().map(read_tokens).transpose()?.unwrap_or_default().into_iter();
+        let (token, more_tokens) = (tokens.next(), tokens.collect());
         let token_file = token_file.and_then(|file| std::path::absolute(file).ok());
         let agents = Agents::check(file.fence).map_err(Failure::config)?;
-        Ok(Self { node_id, data_dir, listen, advertise, peers, admin, token, token_file, agents, pace, store })
+        let limits = Limits::check(&file.limits).map_err(Failure::config)?;
+        let (reflection, log) = (flags.reflection || file.reflection, flags.log.or(file.log));
+        if let Some(Err(e)) = log.as_ref().map(|filter| filter.parse::<EnvFilter>()) {
+            let filter = log.unwrap_or_default();
+            return Err(Failure::config(format!("--log {filter}: {e}; write it like info,openraft=warn")));
+        }
+        Ok(Self {
+            node_id,
+            data_dir,
+            listen,
+            advertise,
+            peers,
+            admin,
+            token,
+            token_file,
+            more_tokens,
+            agents,
+            limits,
+            reflection,
+            log,
+            pace,
+            store,
+        })
     }
 }
 
@@ -334,16 +387,16 @@ fn read_file(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn read_token(path: &Path) -> Result<Token> {
+fn read_tokens(path: &Path) -> Result<Vec<Token>> {
     let text = read_small(path, TOKEN_MAX, "token")?;
-    let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+    let tokens: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if tokens.is_empty() || !tokens.iter().all(|token| token.bytes().all(|b| b.is_ascii_graphic())) {
         return Err(Failure::config(format!(
-            "the token file {} must hold one line of printable ASCII without spaces, such as 32 random bytes in hex",
+            "the token file {} must hold lines of printable ASCII without spaces, such as 32 random bytes in hex; mostly one",
             path.display()
         )));
     }
-    Ok(Token::new(token))
+    Ok(tokens.into_iter().map(Token::new).collect())
 }
 
 fn read_small(path: &Path, max: u64, what: &str) -> Result<String> {

@@ -124,3 +124,32 @@ fn a_token_is_read_trimmed_and_never_shown() {
     std::fs::write(&path, "\n").unwrap();
     assert_eq!(refused(&["--insecure", "--token-file", path.to_str().unwrap()]).code, Code::Config);
 }
+
+#[test]
+fn a_token_file_may_hold_several_while_a_token_is_being_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        parse(&["--insecure", "--token-file", path.to_str().unwrap()])
+    };
+    let config = read("first \n\n  second\n").unwrap();
+    assert_eq!(config.token, Some(Token::new("first")), "the one that is shown to other nodes");
+    assert_eq!(config.tokens(), [Token::new("first"), Token::new("second")]);
+    assert_eq!(config.token_file.as_deref(), Some(path.as_path()));
+    for bad in ["first\ntwo words\n", "first\nsch\u{f6}n\n", &"x".repeat(TOKEN_MAX as usize + 1)] {
+        assert_eq!(read(bad).unwrap_err().code, Code::Config, "{bad}");
+    }
+}
+
+#[test]
+fn the_logs_filter_and_reflection_are_read_from_either_place_and_a_flag_counts_more() {
+    let (_dir, config) = from_file("node_id = 1\ndata_dir = \"d\"\ninsecure = true\nlog = \"warn\"\nreflection = true\n");
+    let config = config.unwrap();
+    assert_eq!((config.log.as_deref(), config.reflection), (Some("warn"), true));
+    let config = parse(&["--insecure", "--log", "debug,openraft=off", "--reflection"]).unwrap();
+    assert_eq!((config.log.as_deref(), config.reflection), (Some("debug,openraft=off"), true));
+    let refused = refused(&["--insecure", "--log", "a=b=c"]);
+    assert_eq!(refused.code, Code::Config);
+    assert!(refused.message.contains("a=b=c") && refused.message.contains("info,openraft=warn"), "{refused}");
+}

@@ -24,6 +24,9 @@
 //! | [`telemetry`] | what this node counts |
 //! | [`node`] | one node, wired together and taken down in order |
 //! | [`config`] | flags and file to one checked value |
+//! | [`limits`] | how much callers may take |
+//! | [`reload`] | what of it may change while the node runs |
+//! | [`readiness`] | whether this node can serve |
 //! | [`failure`] | what ends a node, with its exit code |
 //! | [`surroundings`] | what a node stands on: this machine, or a simulated world |
 //! | [`fault`] | rules that a test leaves out |
@@ -39,8 +42,11 @@ pub mod fencing;
 pub mod formation;
 pub mod leader;
 pub mod lease;
+pub mod limits;
 pub mod membership;
 pub mod node;
+pub mod readiness;
+pub mod reload;
 pub mod store;
 pub mod surroundings;
 pub mod telemetry;

@@ -24,8 +24,9 @@ use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::time::Ttl;
 
 use crate::admin::{self, Admin};
+use crate::api::auth::Keys;
 use crate::api::callers::Callers;
-use crate::api::{self, Api};
+use crate::api::{self, Api, Door};
 use crate::config::Config;
 use crate::consensus::handover::HAND_OVER_LIMIT;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
@@ -34,6 +35,9 @@ use crate::fault;
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::{Leader, Seat};
+use crate::limits;
+use crate::readiness::Readiness;
+use crate::reload;
 use crate::store::files;
 use crate::store::identity::Identity;
 use crate::store::lock::DirLock;
@@ -64,6 +68,10 @@ pub struct Node {
     /// Ends the leader's task.
     stop_leading: CancellationToken,
     admin_address: Option<SocketAddr>,
+    config: Config,
+    keys: Keys,
+    limits: limits::Live,
+    runner: Arc<Runner>,
     api: JoinHandle<()>,
     leader: JoinHandle<()>,
     _lock: DirLock,
@@ -125,27 +133,33 @@ impl Node {
         };
         let leader = tokio::spawn(leader.run(stop_leading.clone()));
         let known = Arc::new(OnceLock::new());
+        let readiness =
+            Readiness { consensus: consensus.clone(), seat: seat.clone(), cluster: known.clone(), fail: fail.clone() };
         let admin_address = match admin {
             Some(listener) => {
                 let at = listener.local_addr().map_err(|e| Failure::internal(format!("no local address: {e}")))?;
-                let (consensus, seat, cluster, counts) = (consensus.clone(), seat.clone(), known.clone(), counts.clone());
-                Admin { consensus, seat, cluster, counts, fail: fail.clone() }.start(listener, closing.clone())?;
+                let (consensus, readiness, counts) = (consensus.clone(), readiness.clone(), counts.clone());
+                Admin { consensus, readiness, counts, fail: fail.clone() }.start(listener, closing.clone())?;
                 tracing::info!(address = %at, "health and metrics");
                 Some(at)
             }
             None => None,
         };
+        let limits = limits::Live::new(config.limits);
         let api = Api {
             consensus: consensus.clone(),
             seat: seat.clone(),
             clock: clock.clone(),
             former: former.clone(),
             counts,
-            runner,
+            runner: runner.clone(),
+            limits: limits.clone(),
             cluster: known.clone(),
             closing: closing.clone(),
         };
-        let serve = api::serve(callers, api, config.token.clone(), fail.clone());
+        let keys = Keys::new(&config.tokens());
+        let door = Door { keys: keys.clone(), readiness, reflection: config.reflection };
+        let serve = api::serve(callers, api, door, fail.clone());
         let start = Start { consensus: &consensus, seat: &seat, former: &former, clock: clock.as_ref(), pace: &config.pace };
         // Several nodes find each other through this service; a single one has nothing to say before it leads.
         let (gate, opened) = oneshot::channel();
@@ -179,6 +193,10 @@ impl Node {
             closing,
             stop_leading,
             admin_address,
+            config: config.clone(),
+            keys,
+            limits,
+            runner,
             api,
             leader,
             _lock: lock,
@@ -220,6 +238,17 @@ impl Node {
     /// Commits of the store, and how many of them were synced.
     pub fn commits_and_syncs(&self) -> (u64, u64) {
         self.consensus.counts().read()
+    }
+
+    /// Takes what of a configuration may change while the node runs; all or nothing.
+    pub fn reload(&mut self, config: Config) -> Result<()> {
+        reload::may_become(&self.config, &config)?;
+        self.keys.change(&config.tokens());
+        self.limits.change(config.limits);
+        self.runner.change(config.agents.clone(), config.token_file.clone());
+        self.consensus.network().show(config.token.clone());
+        self.config = config;
+        Ok(())
     }
 
     /// Resolves when the node can not go on.

@@ -4,10 +4,12 @@
 //! a path: what a metrics store keeps is nobody's business, and its size must not grow with users. It decides nothing.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::consensus::gauges::Gauges;
 use crate::lease::Holdings;
+use crate::limits::Seats;
 
 /// One number that only grows.
 #[derive(Debug, Default)]
@@ -41,6 +43,12 @@ pub struct Telemetry {
     pub expired: Counter,
     /// Graces that this node, as the leader, ended.
     pub graces: Counter,
+    /// Connections to this node that are there.
+    pub connections: Arc<Seats>,
+    /// Connections that were closed at once, because there were too many.
+    pub connections_refused: Counter,
+    /// Commands of callers that a configured limit refused.
+    pub limited: Counter,
 }
 
 /// Everything that one scrape shows.
@@ -93,6 +101,10 @@ impl Scrape<'_> {
         );
         page.counter("treelease_renewals_copied_total", "renewals that showed two machines with one session", c.copied.get());
         page.counter("treelease_sessions_expired_total", "sessions that expired under this leader", c.expired.get());
+        page.gauge("treelease_connections", "connections to this node, other nodes' too", c.connections.taken() as u64);
+        let help = "connections that were closed at once, because there were too many";
+        page.counter("treelease_connections_refused_total", help, c.connections_refused.get());
+        page.counter("treelease_limited_commands_total", "commands refused by [limits] of this leader's", c.limited.get());
         page.counter("treelease_graces_ended_total", "graces that ended under this leader", c.graces.get());
         page.counter("treelease_store_commits_total", "commits of the log's store", self.store.0);
         page.counter("treelease_store_syncs_total", "commits of the log's store that were synced to disk", self.store.1);

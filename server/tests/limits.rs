@@ -1,14 +1,20 @@
 //! What one caller can take of a node has limits, each with a refusal that says so; the node and its other callers go on.
 
 mod common;
+#[path = "common/http.rs"]
+mod http;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Caller, until};
+use common::{Caller, acquire, open_session, until};
+use http::{get, number};
 use tonic::Code;
-use treelease_proto::command::Command;
+use treelease_proto::command::{Answer, Command};
 use treelease_proto::id::TreeId;
+use treelease_proto::refusal;
 use treelease_server::config::Config;
+use treelease_server::limits::Limits;
 use treelease_server::node::Node;
 
 /// As `server/src/api` has it.
@@ -49,4 +55,99 @@ async fn watches_beyond_the_limit_are_refused_and_there_is_room_again_when_one_e
     until("there is room again", || async { asked.try_watch().await.is_ok() }).await;
     drop(watches);
     tokio::time::timeout(Duration::from_secs(60), node.stop()).await.unwrap();
+}
+
+const TTL: Duration = Duration::from_secs(600);
+
+/// A node with these limits, and its configuration.
+async fn limited(dir: &std::path::Path, limits: Limits) -> (Config, Node) {
+    let admin = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    let config = Config { limits, admin, ..Config::alone(dir) };
+    let node = Node::start(config.clone()).await.unwrap();
+    (config, node)
+}
+
+/// Refused as too many, by that key.
+fn too_many(answer: Answer, key: &str) {
+    match answer {
+        Answer::Refused(refusal) if refusal.code == refusal::Code::Limit => {
+            assert!(refusal.message.contains(&format!("`{key}`")), "{refusal}");
+        }
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_sessions_and_waiters_beyond_the_configured_number_are_refused_and_what_is_there_is_answered_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { trees: 2, sessions: 3, waiters: 1, ..Limits::default() };
+    let (config, mut node) = limited(dir.path(), limits).await;
+    let caller = Caller::new(node.address());
+    let add = |name: &str| Command::AddTree { name: name.parse().unwrap(), tree: TreeId::random(), policy: vec![], root: None };
+    let (first, third) = (add("first"), add("third"));
+    for command in [&first, &add("second"), &first] {
+        assert!(matches!(caller.command(command.clone()).await, Answer::TreeAdded { .. }), "asked again, it is there");
+    }
+    too_many(caller.command(third.clone()).await, "trees");
+
+    let mut sessions = Vec::new();
+    for side in ["one", "two", "three"] {
+        sessions.push(caller.open(side, TTL).await);
+    }
+    too_many(caller.command(open_session("four", TTL)).await, "sessions");
+    let held = caller.command(open_session("one", TTL)).await;
+    assert!(matches!(&held, Answer::Refused(refusal) if refusal.code == refusal::Code::Held), "its own reason: {held:?}");
+
+    let Command::AddTree { tree, .. } = &first else { unreachable!() };
+    caller.acquire(tree, &sessions[0]).await;
+    for _ in 0..2 {
+        let waits = caller.command(acquire(tree, &sessions[1])).await;
+        assert!(matches!(waits, Answer::Queued { place: 1, .. }), "{waits:?}");
+    }
+    too_many(caller.command(acquire(tree, &sessions[2])).await, "waiters");
+    caller.acquire(tree, &sessions[0]).await;
+
+    node.reload(Config { limits: Limits { trees: 3, sessions: 4, waiters: 2, ..limits }, ..config.clone() }).unwrap();
+    assert!(matches!(caller.command(third).await, Answer::TreeAdded { .. }));
+    assert!(matches!(caller.command(open_session("four", TTL)).await, Answer::Opened { .. }));
+    let waits = caller.command(acquire(tree, &sessions[2])).await;
+    assert!(matches!(waits, Answer::Queued { place: 2, .. }), "{waits:?}");
+    // Lower than what is there: nothing is taken away.
+    node.reload(Config { limits: Limits { trees: 1, sessions: 1, waiters: 1, ..limits }, ..config }).unwrap();
+    too_many(caller.command(add("fourth")).await, "trees");
+    let waits = caller.command(acquire(tree, &sessions[2])).await;
+    assert!(matches!(waits, Answer::Queued { place: 2, .. }), "{waits:?}");
+    assert_eq!(caller.status().await.trees.len(), 3);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_configured_number_are_closed_at_once_and_there_is_room_again_when_one_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { connections: 3, ..Limits::default() };
+    let (config, mut node) = limited(dir.path(), limits).await;
+    let at = node.admin_address().unwrap();
+    let metric = |name: &'static str| async move {
+        tokio::task::spawn_blocking(move || number(&get(at, "/metrics").1, name)).await.unwrap()
+    };
+    let mut there = Vec::new();
+    for _ in 0..3 {
+        let caller = Caller::new(node.address());
+        there.push((caller.watch(0, &[]).await, caller));
+    }
+    assert_eq!((metric("treelease_connections").await, metric("treelease_connections_refused_total").await), (3.0, 0.0));
+    let address = node.address().to_owned();
+    let answered = async |address: &str| Caller::new(address).try_status().await.is_ok();
+    assert!(!answered(&address).await, "one too many");
+    assert!(metric("treelease_connections_refused_total").await >= 1.0);
+    assert!(there[0].1.try_status().await.is_ok(), "those that are there are answered");
+    there.pop();
+    until("there is room again", || answered(&address)).await;
+    until("and it is counted", || async { metric("treelease_connections").await == 2.0 }).await;
+    there.push((Caller::new(&address).watch(0, &[]).await, Caller::new(&address)));
+    until("it is full again", || async { !answered(&address).await }).await;
+    node.reload(Config { limits: Limits { connections: 4, ..limits }, ..config }).unwrap();
+    until("the limit was raised", || answered(&address)).await;
+    drop(there);
+    node.stop().await;
 }

@@ -16,6 +16,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Waits to be let go on, asks, and cuts: by writing a file, as another one would withdraw an export.
 const SCRIPT: &str = r#"
 echo "$TREELEASE_FENCE_VERB $TREELEASE_FENCE_TREE $TREELEASE_FENCE_SIDE" >> "$DIR/calls"
+if [ "$TREELEASE_FENCE_VERB" = test ]; then ! test -e "$DIR/broken" || { echo 'the storage does not answer'; exit 1; }; exit 0; fi
 if [ "$TREELEASE_FENCE_VERB" = unfence ]; then rm "$DIR/cut"; exit; fi
 touch "$DIR/began"
 while ! test -e "$DIR/go"; do sleep 0.1; done
@@ -32,16 +33,21 @@ struct Story {
     world: World,
 }
 
+/// An agent, and the configuration of a server that names it `nas`. Where its files lie.
+fn agent_in(world: &World) -> PathBuf {
+    let dir = world.directory("agent");
+    let agent = dir.join("agent");
+    std::fs::write(&agent, format!("#!/bin/sh\nDIR='{}'\n{SCRIPT}", dir.display())).unwrap();
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = format!("[fence.nas]\ncommand = {agent:?}\ndeadline = \"5m\"\n");
+    std::fs::write(world.directory("server").join("server.toml"), config).unwrap();
+    dir
+}
+
 impl Story {
     fn begun() -> Story {
         let world = World::new();
-        let dir = world.directory("agent");
-        let agent = dir.join("agent");
-        std::fs::write(&agent, format!("#!/bin/sh\nDIR='{}'\n{SCRIPT}", dir.display())).unwrap();
-        std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let config = format!("[fence.nas]\ncommand = {agent:?}\ndeadline = \"5m\"\n");
-        std::fs::write(world.directory("server").join("server.toml"), config).unwrap();
-
+        let _ = agent_in(&world);
         let server = world.server();
         let a = world.side("workstation", &server).fault("no_lock");
         let b = world.side("pod", &server);
@@ -114,4 +120,27 @@ fn an_agent_that_asks_in_the_last_moment_does_nothing_when_a_person_has_vouched(
     assert!(story.told("fencing", "is not wanted any more"), "what it was told is in its last words");
     assert!(!story.file("cut").exists() && !story.told("fenced", "the agent"));
     wait_for(LONG, "nobody has to let anybody in", || story.b.tree_status("dev")["fenced"].is_null());
+}
+
+#[test]
+fn an_agent_is_tried_before_it_is_needed_and_its_failure_is_told() {
+    let world = World::new();
+    let dir = agent_in(&world);
+    let server = world.server();
+    let side = world.side("workstation", &server);
+    world.tree(&side, "docs", &quick(&[]));
+    side.run(&["fence", "test", "docs"]).refused(78, &["fence=manual", "fence=exec:NAME"]);
+    world.tree(&side, "dev", &quick(&["fence=exec:nas"]));
+    side.ok(&["fence", "test", "dev", "--dry-run"]);
+    assert!(!dir.join("calls").exists());
+    let said = side.ok(&["fence", "test", "dev"]);
+    assert!(said.stderr.contains("The agent succeeded"), "{}", said.stderr);
+    std::fs::write(dir.join("broken"), "").unwrap();
+    let said = side.run(&["fence", "test", "dev", "--on", "pod"]);
+    assert_eq!(said.code, 1, "{} {}", said.stdout, said.stderr);
+    assert!(said.stderr.contains("The agent failed") && said.stderr.contains("the storage does not answer"), "{}", said.stderr);
+    let calls = std::fs::read_to_string(dir.join("calls")).unwrap();
+    assert_eq!(calls, "test dev workstation\ntest dev pod\n");
+    let status = side.tree_status("dev");
+    assert!(status["state"] == "free" && status["fenced"].is_null(), "{status}");
 }

@@ -89,6 +89,41 @@ fn a_holder_keeps_its_lease_and_writes_on_through_a_rolling_restart() {
 }
 
 #[test]
+fn a_dead_node_is_replaced_by_two_commands_while_the_holder_writes() {
+    let world = World::new();
+    let mut cluster = world.cluster();
+    let (side, epoch) = holder(&world, &cluster, "12s");
+    let writer = Writer::start(side.at("dev").join("f"));
+    cluster.kill(3);
+    let new = cluster.start_newcomer();
+    let node = format!("{new}={}", cluster.address(new));
+    side.run(&["cluster", "add", "nonsense"]).refused(2, &["4=10.0.0.4:7420"]);
+    side.ok(&["cluster", "add", &node, "--dry-run"]);
+    side.ok(&["cluster", "add", &node]);
+    writer.goes_on();
+    side.ok(&["cluster", "remove", "3"]);
+    // To do either again changes nothing.
+    side.ok(&["cluster", "remove", "3"]);
+    side.ok(&["cluster", "add", &node]);
+    writer.goes_on();
+    let status = side.ok(&["cluster", "status", "-o", "json"]).json();
+    let members = status["members"].as_array().unwrap().iter();
+    let members: Vec<_> = members.map(|m| (m["id"].as_str().unwrap(), m["role"].as_str().unwrap())).collect();
+    assert_eq!(members, [("1", "voter"), ("2", "voter"), ("4", "voter")], "{status}");
+    assert_eq!(status["joint"], false);
+    let text = side.ok(&["cluster", "status"]).stdout;
+    assert!(text.contains("leader") && text.contains(&cluster.address(new)), "{text}");
+    side.run(&["cluster", "add", &format!("3={}", cluster.address(3))]).refused(78, &["never given again"]);
+    side.run(&["cluster", "remove", "9"]).refused(66, &["no node 9"]);
+    // The new one is as good as the one that died: the cluster survives the loss of another.
+    cluster.kill(1);
+    writer.goes_on();
+    wait_for(SOON, "there is a leader again", || side.status()["server"]["quorum"] == true);
+    writer.ends_well();
+    kept(&side, epoch);
+}
+
+#[test]
 fn control_without_two_nodes_the_writer_is_told_at_the_deadline() {
     let world = World::new();
     let mut cluster = world.cluster();

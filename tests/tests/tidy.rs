@@ -92,11 +92,12 @@ const PURE: [&str; 7] = [
 ];
 
 /// Documents whose backticked paths must exist.
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "CHANGELOG.md",
     "server/SAFETY.md",
     "deploy/README.md",
+    "deploy/fence/README.md",
     "tests/README.md",
     "tests/LONG.md",
     "tests/BENCHMARKS.md",

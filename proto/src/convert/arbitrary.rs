@@ -303,6 +303,10 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             state: if live { RootState::Live } else { RootState::Sealed },
             reason
         }),
+        (tree_id(), side()).prop_map(|(tree, side)| Command::FenceTest { tree, side }),
+        (tree_id(), any::<u64>(), outcome(), text(), leadership()).prop_map(|(tree, number, outcome, detail, decided_under)| {
+            Command::FenceTested { tree, number, outcome, detail, decided_under }
+        }),
         (tree_id(), root_id(), text()).prop_map(|(tree, root, reason)| Command::RemoveRoot { tree, root, reason }),
         (tree_id(), epoch(), text()).prop_map(|(tree, epoch, reason)| Command::Retire { tree, epoch, reason }),
         (tree_id(), text()).prop_map(|(tree, reason)| Command::RemoveTree { tree, reason }),

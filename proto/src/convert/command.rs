@@ -1,15 +1,14 @@
 //! Commands: everything that can be asked of the replicated state.
 
 use super::event::kind as event_kind;
+use super::fence::{attempt, outcome};
 use super::tree::root_state;
 use super::{
     BadMessage, DIGEST_LEN, FILES_MAX, Out, SECRET_MAX, few, id, marker_lock, optional_id, or_empty, pairs_from_wire,
     pairs_to_wire, path, present, say, say_path, text, ttl,
 };
 use crate::backup::PIECE_MAX;
-use crate::command::{
-    Acquire, AttemptRef, Command, Leadership, LeaseRef, OpenSession, Outcome, Release, RestorePiece, Resume, Verb,
-};
+use crate::command::{Acquire, Command, Leadership, LeaseRef, OpenSession, Release, RestorePiece, Resume, Verb};
 use crate::epoch::Epoch;
 use crate::wire;
 use crate::wire::command::Kind;
@@ -17,22 +16,6 @@ use crate::wire::command::Kind;
 /// A lease named by the three fields that every such message has.
 fn lease(tree: &str, session: &str, epoch: u64) -> Out<LeaseRef> {
     Ok(LeaseRef { tree: id("tree", tree)?, session: id("session", session)?, epoch: Epoch::from_raw(epoch) })
-}
-
-fn attempt(a: Option<wire::Attempt>) -> Out<AttemptRef> {
-    let a = present("attempt", a)?;
-    Ok(AttemptRef {
-        tree: id("attempt.tree", &a.tree)?,
-        side: id("attempt.side", &a.side)?,
-        epoch: Epoch::from_raw(a.epoch),
-        number: a.number,
-    })
-}
-
-impl From<&AttemptRef> for wire::Attempt {
-    fn from(a: &AttemptRef) -> Self {
-        Self { tree: a.tree.to_string(), side: a.side.to_string(), epoch: a.epoch.get(), number: a.number }
-    }
 }
 
 impl From<&Command> for wire::Command {
@@ -153,6 +136,16 @@ impl From<&Command> for wire::Command {
                 Kind::SetPolicy(wire::SetPolicy { tree: tree.to_string(), policy: pairs_to_wire(policy) })
             }
             Command::AddRoot { tree, root } => Kind::AddRoot(wire::AddRoot { tree: tree.to_string(), root: Some(root.into()) }),
+            Command::FenceTest { tree, side } => {
+                Kind::FenceTest(wire::FenceTest { tree: tree.to_string(), side: side.to_string() })
+            }
+            Command::FenceTested { tree, number, outcome, detail, decided_under } => Kind::FenceTested(wire::FenceTested {
+                tree: tree.to_string(),
+                number: *number,
+                outcome: outcome.as_str().into(),
+                detail: say(detail),
+                leadership: decided_under.0,
+            }),
             Command::SetRoot { tree, root, epoch, state, reason } => Kind::SetRoot(wire::SetRoot {
                 tree: tree.to_string(),
                 root: root.to_string(),
@@ -267,8 +260,7 @@ impl TryFrom<wire::Command> for Command {
             },
             Kind::FenceResult(c) => Command::FenceResult {
                 attempt: attempt(c.attempt)?,
-                outcome: Outcome::parse(&c.outcome)
-                    .ok_or_else(|| BadMessage::new("outcome", "use one of succeeded, untouched, failed"))?,
+                outcome: outcome(&c.outcome)?,
                 detail: text("detail", c.detail)?,
                 decided_under: Leadership(c.leadership),
             },
@@ -291,6 +283,14 @@ impl TryFrom<wire::Command> for Command {
             },
             Kind::SetPolicy(c) => Command::SetPolicy { tree: id("tree", &c.tree)?, policy: pairs_from_wire(c.policy)? },
             Kind::AddRoot(c) => Command::AddRoot { tree: id("tree", &c.tree)?, root: present("root", c.root)?.try_into()? },
+            Kind::FenceTest(c) => Command::FenceTest { tree: id("tree", &c.tree)?, side: id("side", &c.side)? },
+            Kind::FenceTested(c) => Command::FenceTested {
+                tree: id("tree", &c.tree)?,
+                number: c.number,
+                outcome: outcome(&c.outcome)?,
+                detail: text("detail", c.detail)?,
+                decided_under: Leadership(c.leadership),
+            },
             Kind::SetRoot(c) => Command::SetRoot {
                 tree: id("tree", &c.tree)?,
                 root: id("root", &c.root)?,

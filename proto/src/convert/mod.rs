@@ -8,6 +8,7 @@
 mod answer;
 mod command;
 mod event;
+mod fence;
 mod policy;
 mod proposal;
 mod status;

@@ -4,33 +4,45 @@
 //! tells nothing about the token (digests are compared, all of their bytes). It does not know which side calls: without TLS
 //! a name is only claimed.
 
+use std::sync::{Arc, RwLock};
+
 use sha2::{Digest, Sha256};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
 use crate::config::Token;
 
-/// Lets calls in, or not.
-#[derive(Clone)]
-pub struct Gatekeeper {
-    expected: Option<[u8; 32]>,
-}
+/// The tokens that open the door; they can change while the node runs.
+#[derive(Clone, Default)]
+pub struct Keys(Arc<RwLock<Vec<[u8; 32]>>>);
 
-impl Gatekeeper {
-    /// Asks for this token; for none if there is none.
-    pub fn new(token: Option<&Token>) -> Self {
-        Self { expected: token.map(|t| digest(t.as_str().as_bytes())) }
+impl Keys {
+    /// Any of these; none: the door is open.
+    pub fn new(tokens: &[Token]) -> Self {
+        let keys = Self::default();
+        keys.change(tokens);
+        keys
+    }
+
+    /// From now on these, for connections that are there, too.
+    pub fn change(&self, tokens: &[Token]) {
+        let digests = tokens.iter().map(|token| digest(token.as_str().as_bytes())).collect();
+        *self.0.write().expect("nothing panics while it holds the keys") = digests;
     }
 
     fn check(&self, header: Option<&[u8]>) -> Result<(), Status> {
-        let Some(expected) = self.expected else { return Ok(()) };
+        let keys = self.0.read().expect("nothing panics while it holds the keys");
+        if keys.is_empty() {
+            return Ok(());
+        }
         let Some(given) = header else {
             return Err(Status::unauthenticated(
                 "this server asks for a token: set token_file to the file that the server was started with (--token-file)",
             ));
         };
-        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-        if same(&digest(given), &expected) {
+        let given = digest(given.strip_prefix(b"Bearer ").unwrap_or_default());
+        // All of them are looked at, whichever it is.
+        if keys.iter().fold(false, |found, key| found | same(&given, key)) {
             return Ok(());
         }
         Err(Status::unauthenticated(
@@ -39,9 +51,20 @@ impl Gatekeeper {
     }
 }
 
+/// Lets calls in, or not.
+#[derive(Clone)]
+pub struct Gatekeeper(Keys);
+
+impl Gatekeeper {
+    /// With these keys.
+    pub fn new(keys: &Keys) -> Self {
+        Self(keys.clone())
+    }
+}
+
 impl Interceptor for Gatekeeper {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        self.check(request.metadata().get("authorization").map(|v| v.as_bytes()))?;
+        self.0.check(request.metadata().get("authorization").map(|v| v.as_bytes()))?;
         Ok(request)
     }
 }
@@ -61,11 +84,26 @@ mod tests {
 
     #[test]
     fn only_the_right_token_is_let_in() {
-        let gate = Gatekeeper::new(Some(&Token::new("right")));
-        gate.check(Some(b"Bearer right")).unwrap();
+        let keys = Keys::new(&[Token::new("right"), Token::new("next")]);
+        keys.check(Some(b"Bearer right")).unwrap();
+        keys.check(Some(b"Bearer next")).unwrap();
         for wrong in [None, Some(&b"Bearer wrong"[..]), Some(b"right"), Some(b"Bearer "), Some(b""), Some(b"bearer right")] {
-            assert_eq!(gate.check(wrong).unwrap_err().code(), tonic::Code::Unauthenticated, "{wrong:?}");
+            assert_eq!(keys.check(wrong).unwrap_err().code(), tonic::Code::Unauthenticated, "{wrong:?}");
         }
-        Gatekeeper::new(None).check(None).unwrap();
+        Keys::new(&[]).check(None).unwrap();
+    }
+
+    #[test]
+    fn a_token_that_was_taken_out_opens_no_door_that_was_there_before() {
+        let keys = Keys::new(&[Token::new("old")]);
+        let mut door = Gatekeeper::new(&keys);
+        let call = |door: &mut Gatekeeper, token: &str| {
+            let mut request = Request::new(());
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+            door.call(request).is_ok()
+        };
+        assert!(call(&mut door, "old") && !call(&mut door, "new"));
+        keys.change(&[Token::new("new")]);
+        assert!(!call(&mut door, "old") && call(&mut door, "new"));
     }
 }

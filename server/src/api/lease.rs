@@ -74,6 +74,15 @@ impl Service {
             }
             return Ok(Ok(self.answer(&Answer::Refused(self.no_such_agent(name)))));
         }
+        let limits = self.api.limits.get();
+        // As with agents the leader's count; who does not lead sends it on.
+        if limits.concern(&command) && self.api.consensus.leads() {
+            let refused = limits.refuses(&command, &self.api.consensus.state());
+            if let Some(refusal) = refused {
+                self.api.counts.limited.add();
+                return Ok(Ok(self.answer(&Answer::Refused(refusal))));
+            }
+        }
         let actor = request.actor.chars().take(TEXT_MAX).collect();
         let proposal = Proposal { request_key, actor, at: self.api.clock.wall(), command };
         let answer = self.api.consensus.propose(proposal, limit).await;

@@ -8,8 +8,9 @@
 //! | Backup | `backup` |
 //! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
+//! | grpc.health.v1 | `health` |
 //! | what other nodes ask; calls to the leader | `peers` |
-//! | where callers come from | [`callers`] |
+//! | where callers come from; how many there may be | [`callers`], `connections` |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
 //! another node or again; DEADLINE_EXCEEDED (and CANCELLED, from the transport): unknown, ask again with the same request
@@ -21,6 +22,8 @@
 pub mod auth;
 mod backup;
 pub mod callers;
+mod connections;
+mod health;
 mod lease;
 mod members;
 pub mod nonce;
@@ -38,32 +41,27 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+use tonic_health::pb::health_server::{self, HealthServer};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use treelease_proto::clock::Clock;
 use treelease_proto::id::ClusterId;
 use treelease_proto::wire;
-use treelease_proto::wire::lease_server::LeaseServer;
-use treelease_proto::wire::raft_server::RaftServer;
+use treelease_proto::wire::lease_server::{self, LeaseServer};
+use treelease_proto::wire::raft_server::{self, RaftServer};
 
-use crate::config::Token;
 use crate::consensus::{Consensus, network};
 use crate::failure::{FailStop, Failure};
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::Seat;
+use crate::limits::{self, MESSAGE_MAX};
+use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 use callers::Callers;
 use nonce::Nonces;
 
-/// Largest message that is taken.
-const MESSAGE_MAX: usize = 64 * 1024;
 /// Largest message that is sent: a status or a history of many trees.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
-/// Calls on one connection at the same time, streams included.
-const STREAMS_MAX: u32 = 1024;
-/// Calls of one connection that are worked on at the same time.
-const CALLS_MAX: usize = 256;
-/// Watches on this node.
-const WATCHES_MAX: usize = 1024;
 /// A connection that is silent for so long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// And is closed if it does not answer for so long.
@@ -88,6 +86,8 @@ pub struct Api {
     pub counts: Arc<Telemetry>,
     /// Fence agents: a policy may name those that this node has.
     pub runner: Arc<Runner>,
+    /// How much callers may take.
+    pub limits: limits::Live,
     /// Ends streams, and the server.
     pub closing: CancellationToken,
 }
@@ -96,41 +96,57 @@ pub struct Api {
 pub(crate) struct Service {
     api: Api,
     nonces: Mutex<Nonces>,
-    watches: Arc<Semaphore>,
+    watches: Arc<limits::Seats>,
     /// One at a time.
     backups: Arc<Semaphore>,
     /// Held while a change of the members is under way.
     changing: tokio::sync::Mutex<()>,
 }
 
+/// Who may call, and what is said beside the lease service.
+pub struct Door {
+    /// The tokens that open it.
+    pub keys: auth::Keys,
+    /// For the health service.
+    pub readiness: Readiness,
+    /// Whether callers may ask which calls there are.
+    pub reflection: bool,
+}
+
 /// Serves until `api.closing`.
-pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailStop) {
-    let closing = api.closing.clone();
+pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
+    let (closing, live, counts) = (api.closing.clone(), api.limits.clone(), api.counts.clone());
+    let limits = live.get();
+    let gatekeeper = auth::Gatekeeper::new(&door.keys);
     let service = Arc::new(Service {
         api,
         nonces: Mutex::new(Nonces::default()),
-        watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        watches: Arc::default(),
         backups: Arc::new(Semaphore::new(1)),
         changing: tokio::sync::Mutex::new(()),
     });
     let peers = RaftServer::new(peers::PeerService(service.clone()))
         .max_decoding_message_size(network::MESSAGE_MAX)
         .max_encoding_message_size(network::MESSAGE_MAX);
-    let peers = InterceptedService::new(peers, auth::Gatekeeper::new(token.as_ref()));
+    let peers = InterceptedService::new(peers, gatekeeper.clone());
     let service = LeaseServer::from_arc(service).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(ANSWER_MAX);
-    let service = InterceptedService::new(service, auth::Gatekeeper::new(token.as_ref()));
+    let service = InterceptedService::new(service, gatekeeper.clone());
+    let health = HealthServer::new(health::Health::new(door.readiness, closing.clone())).max_decoding_message_size(MESSAGE_MAX);
+    let reflection = door.reflection.then(|| InterceptedService::new(reflection(), gatekeeper));
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
-        .max_concurrent_streams(STREAMS_MAX)
-        .concurrency_limit_per_connection(CALLS_MAX)
+        .max_concurrent_streams(u32::try_from(limits.streams).unwrap_or(u32::MAX))
+        .concurrency_limit_per_connection(limits.calls)
         .add_service(service)
-        .add_service(peers);
+        .add_service(peers)
+        .add_service(health)
+        .add_optional_service(reflection);
     let ended = closing.clone().cancelled_owned();
     let served = match callers {
         Callers::Sockets(listener) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-            router.serve_with_incoming_shutdown(incoming, ended).await
+            router.serve_with_incoming_shutdown(connections::counted(incoming, live, counts), ended).await
         }
         Callers::Given(incoming) => router.serve_with_incoming_shutdown(incoming, ended).await,
     };
@@ -139,6 +155,19 @@ pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailS
     {
         fail.report(Failure::internal(format!("the gRPC server ended: {e}")));
     }
+}
+
+/// Which calls there are: those that this node answers.
+fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(lease_server::SERVICE_NAME)
+        .with_service_name(raft_server::SERVICE_NAME)
+        .with_service_name(health_server::SERVICE_NAME)
+        .build_v1()
+        .expect("our own descriptors are well formed")
+        .max_decoding_message_size(MESSAGE_MAX)
 }
 
 #[tonic::async_trait]

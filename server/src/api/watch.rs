@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -17,9 +17,10 @@ use treelease_proto::command::Event;
 use treelease_proto::wire;
 use treelease_proto::wire::watch_answer::Kind;
 
-use super::{Service, WATCHES_MAX};
+use super::Service;
 use crate::consensus::Consensus;
 use crate::consensus::events::{Notice, Subscription};
+use crate::limits::Seat;
 
 /// Messages to one caller that wait for the transport.
 const WAITING_MAX: usize = 256;
@@ -33,8 +34,9 @@ pub type Watch = ReceiverStream<Message>;
 
 impl Service {
     pub(super) fn start_watch(&self, request: wire::WatchRequest) -> Result<Watch, Status> {
-        let permit = self.watches.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{WATCHES_MAX} watches run on this node; end one, or ask another node"))
+        let most = self.api.limits.get().watches;
+        let seat = self.watches.take(most).ok_or_else(|| {
+            Status::resource_exhausted(format!("{most} watches run on this node; end one, or ask another node"))
         })?;
         if request.trees.len() > TREES_MAX {
             return Err(Status::invalid_argument(format!("trees: at most {TREES_MAX} can be named; name none to watch all")));
@@ -46,7 +48,7 @@ impl Service {
             out,
             consensus: self.api.consensus.clone(),
             closing: self.api.closing.clone(),
-            _permit: permit,
+            _seat: seat,
         };
         tokio::spawn(task.run());
         Ok(ReceiverStream::new(watch))
@@ -59,7 +61,7 @@ struct Feed {
     out: mpsc::Sender<Message>,
     consensus: Arc<Consensus>,
     closing: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 /// The caller has gone, or has been told that the node ends.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use openraft::error::{Fatal, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
@@ -75,7 +75,7 @@ pub enum Lost {
 #[derive(Clone)]
 pub struct Network {
     peers: Arc<Peers>,
-    token: Option<Token>,
+    token: Arc<RwLock<Option<Token>>>,
     backoff: Duration,
     dial: Dial,
     channels: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
@@ -88,7 +88,13 @@ pub struct Network {
 impl Network {
     /// Nothing is connected yet. After a peer was unreachable openraft waits `backoff` before it tries again.
     pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration, dial: Dial) -> Self {
+        let token = Arc::new(RwLock::new(token));
         Self { peers, token, backoff, dial, channels: Arc::default(), away: Arc::default(), quorum_age: Arc::default() }
+    }
+
+    /// The token that this node shows to the others from now on.
+    pub fn show(&self, token: Option<Token>) {
+        *self.token.write().expect("nothing panics while it holds the token") = token;
     }
 
     /// Where to look for what this node says of its quorum; once.
@@ -174,7 +180,7 @@ impl Network {
     fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(limit);
-        if let Some(token) = &self.token
+        if let Some(token) = self.token.read().expect("nothing panics while it holds the token").as_ref()
             && let Ok(value) = format!("Bearer {}", token.as_str()).parse()
         {
             request.metadata_mut().insert("authorization", value);

@@ -20,18 +20,19 @@ pub mod plan;
 pub mod runner;
 pub mod watchdog;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use treelease_proto::command::{Answer, AttemptRef, Command, Leadership, Outcome};
+use treelease_proto::id::TreeId;
 use treelease_proto::policy::Fence;
 use treelease_proto::time::BootTime;
 
-use self::plan::{Plan, Step};
-use self::runner::Runner;
+use self::plan::{AGENTS_MAX, Plan, Step};
+use self::runner::{Run, Runner};
 use crate::lease::{FenceDue, State};
 
 /// The agents of one leadership.
@@ -41,7 +42,16 @@ pub struct Fences<'a> {
     plan: Plan,
     /// Proposed, and until when each may act.
     proposed: BTreeMap<AttemptRef, (FenceDue, Duration)>,
-    running: FuturesUnordered<BoxFuture<'a, (AttemptRef, Outcome, String)>>,
+    /// Trials that run here, or whose end is proposed.
+    trying: BTreeSet<(TreeId, u64)>,
+    running: FuturesUnordered<BoxFuture<'a, (Of, Outcome, String)>>,
+}
+
+/// What an agent runs for.
+#[derive(Debug, Clone)]
+enum Of {
+    Attempt(AttemptRef),
+    Trial(TreeId, u64),
 }
 
 impl<'a> Fences<'a> {
@@ -55,11 +65,24 @@ impl<'a> Fences<'a> {
                 tracing::warn!(%tree, agent, "this node leads and has no such fence agent: its configuration needs [fence.{agent}]");
             }
         }
-        Self { runner, leadership, plan: Plan::new(leadership), proposed: BTreeMap::new(), running: FuturesUnordered::new() }
+        Self {
+            runner,
+            leadership,
+            plan: Plan::new(leadership),
+            proposed: BTreeMap::new(),
+            trying: BTreeSet::new(),
+            running: FuturesUnordered::new(),
+        }
     }
 
     /// What is to be proposed now, each once.
     pub fn due(&mut self, state: &State, now: BootTime) -> Vec<Command> {
+        for trial in state.trials() {
+            if self.running.len() < AGENTS_MAX && self.trying.insert((trial.tree.clone(), trial.number)) {
+                let until = self.runner.until(self.runner.deadline(&trial.agent));
+                self.start(Of::Trial(trial.tree.clone(), trial.number), Run::from(&trial), until);
+            }
+        }
         let decided_under = self.leadership;
         let steps = self.plan.steps(state.fences_due(decided_under), state.fences_open(), now);
         let command = |step| match step {
@@ -85,13 +108,8 @@ impl<'a> Fences<'a> {
         match command {
             Command::FenceAttempt { attempt, .. } => match (self.proposed.remove(attempt), answer) {
                 (Some((due, until)), Answer::Done) => {
-                    tracing::info!(tree = %due.name, attempt = attempt.number, agent = due.agent, "{}", runner::doing(&due));
                     self.plan.begun(attempt);
-                    let (runner, attempt) = (self.runner, attempt.clone());
-                    self.running.push(Box::pin(async move {
-                        let (outcome, detail) = runner.run(&due, until).await;
-                        (attempt, outcome, detail)
-                    }));
+                    self.start(Of::Attempt(attempt.clone()), Run::from(&due), until);
                 }
                 _ => self.plan.refused(attempt, now),
             },
@@ -100,14 +118,31 @@ impl<'a> Fences<'a> {
                 _ => self.plan.refused(attempt, now),
             },
             Command::FenceResult { attempt, .. } => self.plan.ended(attempt),
+            Command::FenceTested { tree, number, .. } => {
+                self.trying.remove(&(tree.clone(), *number));
+            }
             _ => {}
         }
     }
 
+    fn start(&mut self, of: Of, run: Run, until: Duration) {
+        let (side, verb, agent) = (&run.side, run.verb, &run.agent);
+        tracing::info!(tree = %run.name, %side, verb, agent, attempt = run.attempt, "a fence agent is run");
+        let runner = self.runner;
+        self.running.push(Box::pin(async move {
+            let (outcome, detail) = runner.run(&run, until).await;
+            (of, outcome, detail)
+        }));
+    }
+
     /// The end of an agent, to be proposed; `None` while none runs.
     pub async fn next(&mut self) -> Option<Command> {
-        let (attempt, outcome, detail) = self.running.next().await?;
-        tracing::info!(tree = %attempt.tree, attempt = attempt.number, outcome = outcome.as_str(), detail, "fence agent ended");
-        Some(Command::FenceResult { attempt, outcome, detail, decided_under: self.leadership })
+        let (of, outcome, detail) = self.running.next().await?;
+        tracing::info!(?of, outcome = outcome.as_str(), detail, "a fence agent has ended");
+        let decided_under = self.leadership;
+        Some(match of {
+            Of::Attempt(attempt) => Command::FenceResult { attempt, outcome, detail, decided_under },
+            Of::Trial(tree, number) => Command::FenceTested { tree, number, outcome, detail, decided_under },
+        })
     }
 }

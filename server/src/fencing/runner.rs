@@ -6,18 +6,20 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout, timeout_at};
 use treelease_proto::clock::{Clock, SideClock};
-use treelease_proto::command::{Outcome, Verb};
-use treelease_proto::id::NodeId;
+use treelease_proto::command::Outcome;
+use treelease_proto::epoch::Epoch;
+use treelease_proto::id::{NodeId, SideName, TreeId, TreeName};
 
 use super::agents::{Agents, usable};
 use super::watchdog::{ARGUMENT, Word};
-use crate::lease::FenceDue;
+use crate::lease::{FenceDue, TrialDue};
 
 /// By this exit code an agent says that it did nothing (EX_TEMPFAIL; also `fence still-wanted`'s "no").
 pub const NOTHING_DONE: i32 = 75;
@@ -34,29 +36,83 @@ const PASSED_ON: [&str; 5] = ["HOME", "LANG", "LC_ALL", "TZ", "TREELEASE_LOG"];
 /// Where programs are looked for, if this process does not know.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What this node runs agents with.
+/// What an agent is told.
 #[derive(Debug, Clone)]
+pub struct Run {
+    /// Which agent.
+    pub agent: String,
+    /// What it is to do.
+    pub verb: &'static str,
+    /// On which tree.
+    pub tree: TreeId,
+    /// Its name.
+    pub name: TreeName,
+    /// Against whom.
+    pub side: SideName,
+    /// That side's host, as its daemon said.
+    pub host: String,
+    /// Whose unclean end.
+    pub epoch: Epoch,
+    /// Of the attempt; 0 for a trial.
+    pub attempt: u32,
+}
+
+impl From<&FenceDue> for Run {
+    fn from(due: &FenceDue) -> Self {
+        let of = due.attempt.clone();
+        let (agent, name, host) = (due.agent.clone(), due.name.clone(), due.host.clone());
+        Self { agent, verb: due.verb.as_str(), tree: of.tree, name, side: of.side, host, epoch: of.epoch, attempt: of.number }
+    }
+}
+
+impl From<&TrialDue> for Run {
+    fn from(due: &TrialDue) -> Self {
+        let due = due.clone();
+        let (tree, name, side, epoch) = (due.tree, due.name, due.side, due.epoch);
+        Self { agent: due.agent, verb: "test", tree, name, side, host: String::new(), epoch, attempt: 0 }
+    }
+}
+
+/// What this node runs agents with.
+#[derive(Debug)]
 pub struct Runner {
-    agents: Agents,
+    configured: RwLock<Configured>,
     node: NodeId,
     endpoint: String,
+}
+
+/// What of it may change while the node runs. A run goes on with what it began with.
+#[derive(Debug, Clone)]
+struct Configured {
+    agents: Arc<Agents>,
     token_file: Option<PathBuf>,
 }
 
 impl Runner {
     /// Agents of this node. `endpoint`: where this node can be asked whether an attempt still stands, as HOST:PORT.
     pub fn new(agents: Agents, node: NodeId, endpoint: String, token_file: Option<PathBuf>) -> Self {
-        Self { agents, node, endpoint, token_file }
+        let configured = Configured { agents: Arc::new(agents), token_file };
+        Self { configured: RwLock::new(configured), node, endpoint }
+    }
+
+    /// From now on these.
+    pub fn change(&self, agents: Agents, token_file: Option<PathBuf>) {
+        let configured = Configured { agents: Arc::new(agents), token_file };
+        *self.configured.write().expect("nothing panics while it holds what is configured") = configured;
+    }
+
+    fn configured(&self) -> Configured {
+        self.configured.read().expect("nothing panics while it holds what is configured").clone()
     }
 
     /// What this node can run.
-    pub fn agents(&self) -> &Agents {
-        &self.agents
+    pub fn agents(&self) -> Arc<Agents> {
+        self.configured().agents
     }
 
     /// How long an attempt may take; zero, where there is nothing to run.
     pub fn deadline(&self, agent: &str) -> Duration {
-        self.agents.get(agent).map_or(Duration::ZERO, |agent| agent.deadline)
+        self.agents().get(agent).map_or(Duration::ZERO, |agent| agent.deadline)
     }
 
     /// The moment that is so far away, on the clock of watchdogs. Read it before the attempt is proposed.
@@ -65,10 +121,11 @@ impl Runner {
     }
 
     /// Runs it; how it ended, and a word for people.
-    pub async fn run(&self, due: &FenceDue, until: Duration) -> (Outcome, String) {
+    pub async fn run(&self, due: &Run, until: Duration) -> (Outcome, String) {
         let node = self.node;
-        let Some(agent) = self.agents.get(&due.agent) else {
-            let names = self.agents.names();
+        let Configured { agents, token_file } = self.configured();
+        let Some(agent) = agents.get(&due.agent) else {
+            let names = agents.names();
             let why =
                 format!("node {node} has no agent of that name (it has: {names}): its configuration needs [fence.{}]", due.agent);
             return (Outcome::Untouched, why);
@@ -79,7 +136,7 @@ impl Runner {
         let left = until.saturating_sub(SideClock::new().now().elapsed);
         let mut command = Command::new("/proc/self/exe");
         command.arg(ARGUMENT).arg(until.as_micros().to_string()).arg(&agent.program).args(&agent.args);
-        command.env_clear().envs(self.environment(due, left)).current_dir("/");
+        command.env_clear().envs(self.environment(due, left, token_file)).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Ok(child) => child,
@@ -95,13 +152,13 @@ impl Runner {
         let heard = |task| async move { timeout(TAIL_LIMIT, task).await.ok().and_then(Result::ok).unwrap_or_default() };
         let (word, output) = (heard(word).await, heard(output).await);
         for line in output.lines() {
-            tracing::info!(tree = %due.name, side = %due.attempt.side, attempt = due.attempt.number, "{}: {line}", due.agent);
+            tracing::info!(tree = %due.name, side = %due.side, verb = due.verb, attempt = due.attempt, "{}: {line}", due.agent);
         }
         judged(Word::parse(&word), &output, node, agent.deadline)
     }
 
     /// Everything that an agent is told.
-    fn environment(&self, due: &FenceDue, left: Duration) -> Vec<(String, String)> {
+    fn environment(&self, due: &Run, left: Duration, token_file: Option<PathBuf>) -> Vec<(String, String)> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut path = variable("PATH").unwrap_or_else(|| PATH.into());
         // The command line lies beside the server: an agent asks with it whether it is still wanted.
@@ -110,22 +167,21 @@ impl Runner {
         }
         let mut all: Vec<(String, String)> =
             PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect();
-        let of = &due.attempt;
         let ours = [
             ("PATH", path),
-            ("TREELEASE_FENCE_VERB", due.verb.as_str().to_owned()),
+            ("TREELEASE_FENCE_VERB", due.verb.to_owned()),
             ("TREELEASE_FENCE_TREE", due.name.to_string()),
-            ("TREELEASE_FENCE_TREE_ID", of.tree.to_string()),
-            ("TREELEASE_FENCE_SIDE", of.side.to_string()),
+            ("TREELEASE_FENCE_TREE_ID", due.tree.to_string()),
+            ("TREELEASE_FENCE_SIDE", due.side.to_string()),
             ("TREELEASE_FENCE_HOST", due.host.clone()),
-            ("TREELEASE_FENCE_EPOCH", of.epoch.to_string()),
-            ("TREELEASE_FENCE_ATTEMPT", of.number.to_string()),
+            ("TREELEASE_FENCE_EPOCH", due.epoch.to_string()),
+            ("TREELEASE_FENCE_ATTEMPT", due.attempt.to_string()),
             ("TREELEASE_FENCE_DEADLINE", left.as_secs().max(1).to_string()),
             ("TREELEASE_FENCE_NODE", self.node.to_string()),
             ("TREELEASE_ENDPOINTS", format!("http://{}", self.endpoint)),
         ];
         all.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(file) = &self.token_file {
+        if let Some(file) = token_file {
             all.push(("TREELEASE_TOKEN_FILE".into(), file.display().to_string()));
         }
         all
@@ -168,14 +224,6 @@ async fn tail(from: Option<impl AsyncRead + Unpin>) -> String {
     }
     let from = kept.len().saturating_sub(TAIL_MAX);
     String::from_utf8_lossy(&kept[from..]).into_owned()
-}
-
-/// For the log.
-pub(super) fn doing(due: &FenceDue) -> String {
-    match due.verb {
-        Verb::Fence => format!("fencing {}", due.attempt.side),
-        Verb::Unfence => format!("unfencing {}", due.attempt.side),
-    }
 }
 
 #[cfg(test)]

@@ -433,7 +433,7 @@ impl State {
         };
         // While it is fencing the numbers of attempts go on.
         tree.fenced.retain(|side, f| f.touched || !f.open.is_empty() || fencing.as_ref() == Some(&(side.clone(), f.epoch)));
-        if tree.fenced.is_empty() && !matches!(tree.state, TreeState::Fencing(_)) {
+        if tree.fenced.is_empty() && tree.trial.is_none() && !matches!(tree.state, TreeState::Fencing(_)) {
             self.fences.remove(id);
         } else {
             self.fences.insert(id.clone());

@@ -82,7 +82,7 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
         must(!on, || format!("{name}: its run goes on after a break or a surrender"))?;
     }
     must(state.cooling.contains(id) == matches!(tree.state, TreeState::Cooling(_)), || format!("{name}: the index of coolings"))?;
-    let fences = matches!(tree.state, TreeState::Fencing(_)) || !tree.fenced.is_empty();
+    let fences = matches!(tree.state, TreeState::Fencing(_)) || !tree.fenced.is_empty() || tree.trial.is_some();
     must(state.fences.contains(id) == fences, || format!("{name}: the index of fences"))?;
     for (side, fenced) in &tree.fenced {
         let numbers: BTreeSet<u32> = fenced.open.iter().map(|open| open.number).collect();

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
-//! | `fencing` | fence agents: attempts, their ends, and the sides that were fenced |
+//! | `fencing`, `trials` | fence agents: attempts, their ends, and the sides that were fenced; trying one |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
@@ -39,6 +39,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -56,6 +57,7 @@ pub use retiring::{TOMBSTONES_MAX, Tombstone};
 pub use session::Session;
 pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
+pub use trials::TrialDue;
 
 /// Most trees: a snapshot of so many still fits into memory several times over.
 pub const MAX_TREES: usize = 100_000;
@@ -258,6 +260,10 @@ impl State {
             Command::AddTree { name, tree, policy, root } => self.add_tree(name, tree, policy, root.as_ref(), context),
             Command::SetPolicy { tree, policy } => self.set_policy(tree, policy, context),
             Command::AddRoot { tree, root } => self.add_root(tree, root, context),
+            Command::FenceTest { tree, side } => self.fence_test(tree, side, index, context),
+            Command::FenceTested { tree, number, outcome, detail, decided_under } => {
+                self.fence_tested(tree, *number, *outcome, detail, *decided_under, context)
+            }
             Command::SetRoot { tree, root, epoch, state, reason } => self.set_root(tree, root, *epoch, *state, reason, context),
             Command::RemoveRoot { tree, root, reason } => self.remove_root(tree, root, reason, context),
             Command::Retire { tree, epoch, reason } => self.retire(tree, *epoch, reason, context),
@@ -338,6 +344,8 @@ impl State {
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
             | Command::RaiseEpoch { tree, .. }
+            | Command::FenceTest { tree, .. }
+            | Command::FenceTested { tree, .. }
             | Command::SetRoot { tree, .. }
             | Command::RemoveRoot { tree, .. }
             | Command::Retire { tree, .. }

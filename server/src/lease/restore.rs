@@ -117,6 +117,8 @@ impl State {
                 (fenced.unfence, fenced.failures) = (false, 0);
                 fenced.open.iter_mut().for_each(|open| open.leadership = Leadership(0));
             }
+            // Nobody of now has asked for it, and its number is of that cluster's log.
+            tree.trial = None;
             let before = tree.last_epoch;
             let why = format!("restored from a backup of cluster {from} of {}: epochs go on above {}", about.at, lifted(before));
             self.lift(&mut tree, lifted(before), ttl, why, EventKind::Restored, context);

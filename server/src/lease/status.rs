@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use treelease_proto::command::{HeldPair, Leadership};
 use treelease_proto::epoch::Epoch;
-use treelease_proto::id::{ClusterId, NodeId, SessionId, TreeId, TreeName};
+use treelease_proto::id::{ClusterId, NodeId, SessionId, SideName, TreeId, TreeName};
 use treelease_proto::time::Ttl;
 use treelease_proto::tree::{Holder, SessionStatus, StateName, TreeStatus};
 
@@ -53,6 +53,14 @@ impl State {
     /// A live session.
     pub fn session(&self, id: &SessionId) -> Option<&Session> {
         self.sessions.get(id)
+    }
+    /// How many sessions live.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+    /// How many trees there are.
+    pub fn tree_count(&self) -> usize {
+        self.trees.len()
     }
     /// Every live session.
     pub fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
@@ -141,6 +149,16 @@ impl State {
 }
 
 impl Tree {
+    /// How many sessions wait for it.
+    pub fn waiters(&self) -> usize {
+        self.queue.len()
+    }
+    /// Whether that session would be one more of them: it is not there already, and its side has no lease to come back to (I2).
+    pub fn would_wait(&self, session: &SessionId, side: &SideName) -> bool {
+        let is_there = self.queue.contains(session) || self.held().is_some_and(|held| held.session == *session);
+        let may_come_back = self.ended().is_some_and(|ended| ended.side.as_ref() == Some(side));
+        self.state != TreeState::Free && !is_there && !may_come_back
+    }
     /// Who has it.
     pub fn holder(&self) -> Option<Holder> {
         self.held().map(|held| Holder {

@@ -28,6 +28,7 @@ use treelease_proto::tree::{End, Root, RootState, StateName};
 use super::fencing::Fenced;
 use super::history::Context;
 use super::queue::{Queue, Waiting};
+use super::trials::Trial;
 
 /// How a tree stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -179,6 +180,9 @@ pub struct Tree {
     /// Sides against which a fence agent was run.
     #[serde(default)]
     pub(super) fenced: BTreeMap<SideName, Fenced>,
+    /// Its agent is to be tried.
+    #[serde(default)]
+    pub(super) trial: Option<Trial>,
 }
 
 impl Tree {
@@ -197,6 +201,7 @@ impl Tree {
             declined: String::new(),
             coolings: 0,
             fenced: BTreeMap::new(),
+            trial: None,
         }
     }
 

@@ -30,7 +30,7 @@ impl Default for Pace {
     }
 }
 
-/// Nodes 1, 2 and 3. Killed when dropped.
+/// Nodes 1, 2 and 3, and those that come later. Killed when dropped.
 pub struct Cluster {
     dir: PathBuf,
     addresses: Vec<String>,
@@ -80,6 +80,16 @@ impl Cluster {
         self.children[node - 1] = Some(command.spawn().expect("treelease-server runs"));
     }
 
+    /// Starts one more, empty, which waits to be taken in. Its number. On loopback only.
+    pub fn start_newcomer(&mut self) -> usize {
+        self.addresses.push(format!("127.0.0.1:{}", free_ports(1)[0]));
+        self.hosts.push(None);
+        self.children.push(None);
+        let node = self.children.len();
+        self.start_node(node);
+        node
+    }
+
     /// Until it says where it serves.
     pub fn wait_serving(&self, node: usize) {
         wait_for(START, "the node serves", || self.address_file(node).exists());
@@ -125,12 +135,13 @@ impl Cluster {
         self.signal(node, Signal::CONT);
     }
 
-    /// All three, as endpoints in a configuration.
+    /// The first three, as endpoints in a configuration.
     pub fn urls(&self) -> Vec<String> {
         (1..=3).map(|node| format!("http://{}", self.address(node))).collect()
     }
 
-    fn address(&self, node: usize) -> String {
+    /// Where the others reach a node.
+    pub fn address(&self, node: usize) -> String {
         self.addresses[node - 1].clone()
     }
 
@@ -151,7 +162,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        (1..=3).for_each(|node| self.kill(node));
+        (1..=self.children.len()).for_each(|node| self.kill(node));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every sequence of commands around a fence agent, breadth first: an active holder has expired, its grace is over, another side
 //! waits, and the policy names an agent. Leaders change, agents succeed, fail, do nothing, and are heard of no more; persons vouch;
-//! the fenced side comes back.
+//! the fenced side comes back; the tree is sealed and retired.
 
 use super::explore::{Node, Walk, session, step, walk_from};
 use super::oracle::Oracle;
@@ -9,7 +9,7 @@ use super::*;
 /// How many commands long the sequences are, from the fence on: some seconds of a debug build.
 const DEPTH: usize = 9;
 /// How many situations there are then.
-const SITUATIONS: usize = 1_430;
+const SITUATIONS: usize = 3_307;
 
 /// The fence has begun to be waited for.
 fn fencing(fault: Fault) -> Node {
@@ -45,6 +45,9 @@ fn alphabet(state: &State) -> Vec<Command> {
         Command::EndGrace { tree: tree.clone(), epoch, decided_under: leadership },
         Command::FenceConfirm { tree: tree.clone(), epoch, reason: reason() },
         Command::OpenSession(open_of("a", session(0))),
+        Command::Retire { tree: tree.clone(), epoch, reason: reason() },
+        Command::SetRoot { tree: tree.clone(), root: root(1).id, epoch, state: RootState::Sealed, reason: reason() },
+        Command::SetRoot { tree: tree.clone(), root: root(1).id, epoch, state: RootState::Live, reason: reason() },
         Command::Cancel { tree: tree.clone(), session: session(1) },
         Command::Acquire(Acquire { place: kernel("k"), ..acquire_of(&tree, &session(0)) }),
         Command::Acquire(acquire_of(&tree, &session(1))),

@@ -287,3 +287,31 @@ fn the_end_of_an_agent_is_told_with_its_last_words() {
     let why = world.status().why;
     assert!(why.contains("failed") && why.contains("fence confirm dev --epoch 1"), "{why}");
 }
+
+#[test]
+fn a_trial_changes_nothing_but_the_history_and_there_is_one_at_a_time() {
+    let mut world = World::new();
+    let test = |world: &mut World| world.run(Command::FenceTest { tree: tree_id(1), side: side("a") });
+    assert!(refusal(test(&mut world)).message.contains("fence=manual"));
+    world.set("fence", "exec:nas");
+    assert_eq!(world.state.trials(), []);
+    assert_eq!(test(&mut world), Answer::Done);
+    assert_eq!(code(test(&mut world)), Code::Busy);
+    let due = world.state.trials().remove(0);
+    assert_eq!((due.agent.as_str(), &due.side, due.name.as_str()), ("nas", &side("a"), "dev"));
+    let a = world.open("a", 1);
+    let lease = world.granted(&a);
+    let before = world.leadership();
+    let end = |world: &mut World, number, decided_under| {
+        let (outcome, detail) = (Outcome::Succeeded, "it answers".into());
+        world.run(Command::FenceTested { tree: tree_id(1), number, outcome, detail, decided_under })
+    };
+    assert!(ignored(&end(&mut world, due.number + 1, before)));
+    lead(&mut world);
+    assert!(ignored(&end(&mut world, due.number, before)), "the next leader runs it again");
+    let under = world.leadership();
+    assert_eq!(end(&mut world, due.number, under), Answer::Done);
+    assert!(world.events[0].reason.contains("test: the agent succeeded: it answers"));
+    assert_eq!((world.state.trials(), world.status().fenced), (vec![], vec![]));
+    assert_eq!(world.release(&lease), Answer::Done);
+}

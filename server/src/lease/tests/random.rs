@@ -27,7 +27,7 @@ struct Draw {
 }
 
 fn draw() -> impl Strategy<Value = Draw> {
-    (0..41u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
+    (0..42u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
         .prop_map(|(what, side, tree, current, extra, repeat)| Draw { what, side, tree, current, extra, repeat })
 }
 
@@ -132,6 +132,13 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
         35 => Command::FenceLapsed { attempt: attempt_of(state, d, &tree, epoch).0, decided_under },
         36 => Command::FenceStands { attempt: attempt_of(state, d, &tree, epoch).0 },
         40 if d.extra > 200 => Command::RaiseTtl { ttl_min: Ttl::new(Duration::from_secs(2 + u64::from(d.extra % 8))) },
+        41 => match state.trials().first() {
+            Some(due) => {
+                let (tree, number, outcome) = (due.tree.clone(), due.number, Outcome::Failed);
+                Command::FenceTested { tree, number, outcome, detail: reason, decided_under }
+            }
+            None => Command::FenceTest { tree, side: side(name) },
+        },
         40 => {
             let incarnation = state.session(&session).map_or(1, |s| s.incarnation());
             Command::SettleTtl { session, incarnation, decided_under }

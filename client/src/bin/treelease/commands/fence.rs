@@ -1,5 +1,7 @@
 //! `treelease fence`.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use treelease_client::error::Failure;
 use treelease_client::words::command::{Answer, AttemptRef, Command};
@@ -10,6 +12,11 @@ use treelease_client::words::tree::TreeStatus;
 
 use crate::cli::DryRun;
 use crate::ctx::{Ctx, actor, find};
+
+/// How often the end of a test is looked for.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often at most: longer than the longest deadline of an agent, an hour, with a change of leader in it.
+const LOOKS_MAX: u32 = 2 * 4 * 3600;
 
 /// Make sure, or vouch, that an old holder cannot write any more
 ///
@@ -28,6 +35,10 @@ enum FenceCommand {
     /// Only after its machine is off, its mount is gone, or its export is withdrawn: the next holder is granted at once, and
     /// pages that the old one still sends would land on top of its work. It is recorded with your name.
     Confirm(ConfirmArgs),
+    /// Try a tree's fence agent, without fencing anybody
+    ///
+    /// The leading server runs it with the verb `test`. Says how it ended: 0 where it succeeded, else 1.
+    Test(TestArgs),
     /// Give a fenced side its access back
     ///
     /// A side that a fence agent was run against gets nothing of the tree until this. Only after its machine was restarted, or its
@@ -51,6 +62,17 @@ struct ConfirmArgs {
     /// Why that is sure, for the history
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     reason: String,
+    #[command(flatten)]
+    dry: DryRun,
+}
+
+#[derive(clap::Args, Debug)]
+struct TestArgs {
+    /// The tree, by name
+    tree: TreeName,
+    /// Whom the agent is told [default: who held the tree last, else this side]
+    #[arg(long = "on", value_name = "SIDE")]
+    tried_on: Option<SideName>,
     #[command(flatten)]
     dry: DryRun,
 }
@@ -92,6 +114,7 @@ struct StillWantedArgs {
 pub async fn run(ctx: &Ctx, args: FenceArgs) -> Result<u8, Failure> {
     match args.command {
         FenceCommand::Confirm(args) => confirm(ctx, args).await,
+        FenceCommand::Test(args) => test(ctx, args).await,
         FenceCommand::Unfence(args) => unfence(ctx, args).await,
         FenceCommand::StillWanted(args) => still_wanted(ctx, args).await,
     }
@@ -111,6 +134,38 @@ async fn confirm(ctx: &Ctx, args: ConfirmArgs) -> Result<u8, Failure> {
     ctx.change(&config, &servers, command).await?;
     ctx.ui.say(format!("Recorded: {side} cannot write to \"{}\" any more. The next side is granted now.", tree.name));
     Ok(0)
+}
+
+async fn test(ctx: &Ctx, args: TestArgs) -> Result<u8, Failure> {
+    let config = ctx.config()?;
+    let servers = config.need_servers()?;
+    let status = servers.status().await?;
+    let tree = find(&status, &args.tree)?;
+    let side = match args.tried_on.or_else(|| tree.run_side.clone()) {
+        Some(side) => side,
+        None => config.side()?,
+    };
+    if args.dry.dry_run {
+        ctx.ui.would(format!("try the fence agent of \"{}\" ({}) on {side}", tree.name, tree.policy.fence));
+        return Ok(0);
+    }
+    ctx.change(&config, &servers, Command::FenceTest { tree: tree.id.clone(), side }).await?;
+    // Its end comes as an event, at its deadline at the latest; servers that are away meanwhile are asked again.
+    let me = actor(&config);
+    for _ in 0..LOOKS_MAX {
+        tokio::time::sleep(LOOK).await;
+        let Ok(history) = servers.history(&tree.id, 0).await else { continue };
+        let since = history.iter().filter(|event| event.revision > status.revision);
+        // One is tried at a time: the first end after our own begin is its.
+        let mut tests = since.filter_map(|event| Some((event.reason.strip_prefix("test: the agent ")?, &event.actor)));
+        let ours = tests.find(|(what, who)| what.starts_with('`') && **who == me);
+        if let Some((how, _)) = ours.and_then(|_| tests.find(|(what, _)| !what.starts_with('`'))) {
+            ctx.ui.say(format!("The agent {how}."));
+            return Ok(u8::from(!how.starts_with("succeeded")));
+        }
+    }
+    Err(Failure::new(Code::OutcomeUnknown, "no server has told how the test ended")
+        .hint(format!("`treelease history {}`", tree.name)))
 }
 
 async fn unfence(ctx: &Ctx, args: UnfenceArgs) -> Result<u8, Failure> {

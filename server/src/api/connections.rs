@@ -1,0 +1,74 @@
+//! Connections to this node's port, counted; those beyond the limit are closed at once.
+//!
+//! Promises: what was let in is counted until it ends; what is beyond the limit costs nothing but the moment in which it is closed,
+//! so that a crowd takes no descriptor that log and snapshots need. It does not know who calls: other nodes come through the same
+//! port, so the limit must leave room for them.
+
+use std::future::ready;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::limits::{Live, Seat};
+use crate::telemetry::Telemetry;
+
+/// Those of them that are let in.
+pub fn counted(
+    incoming: impl Stream<Item = io::Result<TcpStream>>,
+    limits: Live,
+    counts: Arc<Telemetry>,
+) -> impl Stream<Item = io::Result<Counted>> {
+    incoming.filter_map(move |accepted| {
+        ready(match accepted.map(|stream| (counts.connections.take(limits.get().connections), stream)) {
+            Ok((Some(seat), stream)) => Some(Ok(Counted { stream, _seat: seat })),
+            Ok((None, _closed)) => {
+                counts.connections_refused.add();
+                None
+            }
+            Err(e) => Some(Err(e)),
+        })
+    })
+}
+
+/// A connection that was let in.
+pub struct Counted {
+    stream: TcpStream,
+    _seat: Seat,
+}
+
+impl Connected for Counted {
+    type ConnectInfo = TcpConnectInfo;
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
