@@ -204,6 +204,8 @@ fn lose_it_at_every_reading(mode: Mode, rounds: i64) -> (Vec<String>, usize) {
             broken.push(format!("round {round}: msync of a page stored too late said {synced}"));
         }
     }
+    // Also those of files that were made, or opened and cut, too late: of them the kernel knows nothing.
+    eventually("every handle is let go of", || scene.guard.mount.known().1 == 0);
     let late = scene.late();
     (broken, late)
 }

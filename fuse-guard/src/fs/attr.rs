@@ -162,6 +162,7 @@ impl Fs {
             return Ok(());
         }
         let node = self.nodes.get(id)?;
+        self.freshen_open(&node)?;
         let _acting = self.act(who)?;
         let access = Access::from_bits_truncate(mask);
         rustix::fs::accessat(rustix::fs::CWD, proc_path(&node.fd), access, AtFlags::EACCESS)

@@ -19,6 +19,8 @@ pub struct Faults {
     pub clear_first: bool,
     /// The clock is not read again right before a call that changes the storage.
     pub no_last_look: bool,
+    /// What is open already is read as the storage's client has it, without a look at the storage at its first touch in a run.
+    pub no_first_touch: bool,
     /// The kernel is told to forget nothing when a lease comes or goes.
     pub no_forgetting: bool,
     /// Whoever opens a file is given the pages that the kernel has of it, whoever wrote it since.
@@ -42,6 +44,7 @@ impl Faults {
             no_earlier_mount: has("no_earlier_mount"),
             clear_first: has("clear_first"),
             no_last_look: has("no_last_look"),
+            no_first_touch: has("no_first_touch"),
             no_forgetting: has("no_forgetting"),
             keep_always: has("keep_always"),
         }

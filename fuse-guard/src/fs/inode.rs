@@ -18,10 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
+use treelease_client::words::time::BootTime;
 
 use super::error::{Result, reason};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
@@ -107,6 +109,8 @@ pub struct Node {
     written_since: AtomicU64,
     /// Serial under which it was last revalidated, plus one.
     fresh: AtomicU64,
+    /// When that was asked for last without the lease, in milliseconds, plus one; 0: never.
+    asked: AtomicU64,
     /// The kernel may have pages of it that the storage has not taken.
     spoiled: AtomicBool,
 }
@@ -140,9 +144,16 @@ impl Node {
     pub fn unspoil(&self) -> bool {
         self.spoiled.load(Ordering::Acquire) && self.spoiled.swap(false, Ordering::AcqRel)
     }
-    /// A writable handle was opened under this epoch.
-    pub fn note_writable(&self, epoch: Epoch) {
-        self.written_since.fetch_min(epoch.get(), Ordering::AcqRel);
+    /// The storage was asked about it at this time, by who does not hold the lease.
+    pub fn set_asked(&self, now: BootTime) {
+        self.asked.store(millis(now).wrapping_add(1), Ordering::Release);
+    }
+    /// Whether that was less than `limit` ago.
+    pub fn asked_within(&self, limit: Duration, now: BootTime) -> bool {
+        match self.asked.load(Ordering::Acquire) {
+            0 => false,
+            asked => u128::from(millis(now).wrapping_sub(asked - 1)) < limit.as_millis(),
+        }
     }
     /// Whether any handle may write now.
     pub fn has_writers(&self) -> bool {
@@ -241,12 +252,18 @@ struct Table {
     generation: u64,
     /// Replaced nodes that the kernel still knows.
     replaced: usize,
+    /// Of the last [`Nodes::replace_written`]: what is opened for writing under an earlier epoch comes too late.
+    stale_below: Epoch,
 }
 
 /// All nodes of a mount.
 pub struct Nodes {
     table: RwLock<Table>,
     root: Arc<Node>,
+}
+
+fn millis(now: BootTime) -> u64 {
+    now.elapsed.as_millis() as u64
 }
 
 /// The status of what a descriptor stands for. `sync`: as the storage has it, not as a client's cache does.
@@ -275,6 +292,7 @@ impl Nodes {
             replaced: AtomicBool::new(false),
             written_since: AtomicU64::new(u64::MAX),
             fresh: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             spoiled: AtomicBool::new(false),
         });
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
@@ -355,6 +373,7 @@ impl Nodes {
             replaced: AtomicBool::new(false),
             written_since: AtomicU64::new(u64::MAX),
             fresh: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             spoiled: AtomicBool::new(false),
         });
         table.by_id.insert(id, node.clone());
@@ -398,10 +417,23 @@ impl Nodes {
         Some(node)
     }
 
+    /// A writable handle of this node, opened under `epoch`, is about to be used. ESTALE: another side has had a turn since, over
+    /// which the open hung. *Why under the table's lock:* either [`Nodes::replace_written`] comes later and finds the node, or it
+    /// has come, and is found here.
+    pub fn note_writable(&self, node: &Node, epoch: Epoch) -> Result<()> {
+        let table = self.read();
+        if epoch < table.stale_below {
+            return Err(reason::STALE);
+        }
+        node.written_since.fetch_min(epoch.get(), Ordering::AcqRel);
+        Ok(())
+    }
+
     /// I6: every file of which a writable handle was opened under an epoch before `stale_below` gets another node at its next
     /// lookup. Handles that are closed count too, until the kernel forgets the node: their pages may be mapped still.
     pub fn replace_written(&self, stale_below: Epoch) -> usize {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.stale_below = table.stale_below.max(stale_below);
         let stale = |node: &Node| node.written_since.load(Ordering::Acquire) < stale_below.get() && !node.is_replaced();
         let written: Vec<Arc<Node>> = table.by_id.values().filter(|node| stale(node)).cloned().collect();
         for node in &written {

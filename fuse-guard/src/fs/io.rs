@@ -49,13 +49,13 @@ pub fn known_ioctl(cmd: u32) -> bool {
 }
 
 impl Fs {
-    /// Counts a handle and gives it a number.
+    /// Counts a handle and gives it a number. ESTALE: another side has had a turn while the open hung (I6).
     pub(super) fn add_handle(&self, node: &Arc<Node>, fd: OwnedFd, asked: OFlags, seen: &Standing) -> Result<u64> {
         let fd = Arc::new(fd);
         let writable = asked.intersects(OFlags::WRONLY | OFlags::RDWR);
         if writable {
             // Before the descriptor can be used: I6's replacement must find it.
-            node.note_writable(seen.epoch);
+            self.nodes.note_writable(node, seen.epoch)?;
             let mut side = lock(&node.writable);
             if asked.contains(OFlags::RDWR) && side.pages.is_none() {
                 side.pages = Some(match asked.contains(OFlags::APPEND) {
@@ -111,6 +111,7 @@ impl Fs {
     pub fn read(&self, fh: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
             Open::File(file) => {
+                self.freshen_open(&file.node)?;
                 let mut done = 0;
                 while done < buf.len() {
                     match rustix::io::pread(&*file.fd, &mut buf[done..], offset + done as u64) {
@@ -150,7 +151,7 @@ impl Fs {
     }
 
     /// A write from the page cache, of the node `id`.
-    pub fn write_pages(&self, id: u64, offset: u64, data: &[u8]) -> Result<usize> {
+    pub fn write_pages(&self, seen: &Standing, id: u64, offset: u64, data: &[u8]) -> Result<usize> {
         let node = self.changeable(id)?;
         let pages = lock(&node.writable).pages.clone();
         let fd = match pages {
@@ -158,7 +159,7 @@ impl Fs {
             None => Arc::new(reopen(&node.fd, OFlags::RDWR)?),
         };
         self.dirty.wrote(&node, data.len() as u64);
-        let written = match write_all(&fd, offset, data) {
+        let written = match self.still_in_time(seen).and_then(|()| write_all(&fd, offset, data)) {
             // The kernel does not look how much of a page-cache write was taken: what is not an error was written (m). So the rest
             // is tried once more, for the error's name.
             Ok(n) if n < data.len() && !self.faults.short_pages => {
@@ -173,6 +174,9 @@ impl Fs {
         };
         if let Err(why) = written {
             node.spoil();
+            if why == reason::READ_ONLY {
+                self.gate.refused_page();
+            }
             tracing::warn!(path = self.nodes.path_of(&node), %why, "mapped pages could not be written: msync and fsync say so");
         }
         written
@@ -244,26 +248,30 @@ impl Fs {
             libc::SEEK_HOLE => SeekFrom::Hole(from),
             _ => return Err(Errno::INVAL),
         };
-        rustix::fs::seek(&*open.file()?.fd, seek)
+        let file = open.file()?;
+        self.freshen_open(&file.node)?;
+        rustix::fs::seek(&*file.fd, seek)
     }
 
     /// copy_file_range(2), at most [`COPY_MAX`] bytes. As the caller, who may not keep set-user-id bits.
-    pub fn copy_range(&self, who: Caller, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
+    pub fn copy_range(&self, who: Caller, seen: &Standing, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize> {
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
         let (source, target) = (source.file()?, target.file()?);
         if target.node.is_replaced() {
             return Err(reason::STALE);
         }
+        self.freshen_open(&source.node)?;
         let (mut off_in, mut off_out) = (from.1, to.1);
         let len = usize::try_from(len.min(COPY_MAX)).map_err(|_| Errno::INVAL)?;
         let _acting = self.act(who)?;
+        self.still_in_time(seen)?;
         let n = rustix::fs::copy_file_range(&*source.fd, Some(&mut off_in), &*target.fd, Some(&mut off_out), len)?;
         self.dirty.wrote(&target.node, n as u64);
         Ok(n)
     }
 
     /// ioctl(2): the file's flags, and nothing else. `fh` is 0 for a directory that the kernel has opened by itself.
-    pub fn ioctl(&self, who: Caller, (id, fh): (u64, u64), cmd: u32, input: &[u8]) -> Result<Vec<u8>> {
+    pub fn ioctl(&self, who: Caller, seen: &Standing, (id, fh): (u64, u64), cmd: u32, input: &[u8]) -> Result<Vec<u8>> {
         if StatusDir::has(id) {
             return Err(Errno::NOTTY);
         }
@@ -295,6 +303,7 @@ impl Fs {
                 let bytes = input.get(..4).and_then(|b| b.try_into().ok()).ok_or(Errno::INVAL)?;
                 flags = libc::c_int::from_ne_bytes(bytes);
                 let _acting = self.act(who)?;
+                self.still_in_time(seen)?;
                 // SAFETY: as above; the kernel reads one int.
                 if unsafe { libc::ioctl(raw, libc::Ioctl::from(SETFLAGS), &flags) } != 0 {
                     return Err(last_errno());

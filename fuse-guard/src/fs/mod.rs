@@ -32,6 +32,8 @@ pub mod io;
 pub mod names;
 mod revalidate;
 pub mod status_dir;
+#[cfg(test)]
+mod tests;
 pub mod writers;
 pub mod xattr;
 
@@ -49,7 +51,7 @@ use crate::sync::Arc;
 use absent::Absent;
 use attr::Attr;
 use authors::Authors;
-use caching::Kept;
+use caching::{Kept, READER_TTL};
 use caller::{ActingAs, Caller, Callers};
 use dir::Listings;
 use dirty::{Dirty, Unfinished};
@@ -215,6 +217,24 @@ impl Fs {
         if !self.believes(node, seen) {
             inode::stat_fd(&node.fd, true)?;
             node.set_fresh(seen.serial);
+        }
+        Ok(())
+    }
+
+    /// The same for what is open already, where the storage's client may have kept something old of it: a page of a mapping is read
+    /// with no other question before it. Without the lease once in [`READER_TTL`]: so soon what the other side writes is seen.
+    pub(crate) fn freshen_open(&self, node: &Node) -> Result<()> {
+        if !self.network || self.faults.no_first_touch {
+            return Ok(());
+        }
+        let (seen, now) = (self.gate.standing(), self.gate.now());
+        if self.believes(node, &seen) {
+            return Ok(());
+        }
+        if seen.caches(now) || !node.is_fresh(seen.serial) || !node.asked_within(READER_TTL, now) {
+            inode::stat_fd(&node.fd, true)?;
+            node.set_fresh(seen.serial);
+            node.set_asked(now);
         }
         Ok(())
     }

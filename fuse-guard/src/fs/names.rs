@@ -120,12 +120,21 @@ impl Fs {
     }
 
     /// Finds what was just made, and gives it the permissions that a second mask took from it.
-    fn made(&self, dir: &Arc<Node>, name: &OsStr, mode: u32, mask: u32, seen: &Standing) -> Result<Entry> {
+    pub(super) fn made(&self, dir: &Arc<Node>, name: &OsStr, mode: u32, mask: u32, seen: &Standing) -> Result<Entry> {
         if mode & mask & 0o777 != 0 {
             let fd = rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())?;
-            rustix::fs::chmod(proc_path(&fd), Mode::from_raw_mode(mode & 0o7777))?;
+            self.unmask(&fd, mode, seen)?;
         }
         self.find(dir, name, seen)
+    }
+
+    /// Gives what was just made all of its permissions. If the time is up meanwhile nothing more is changed (I4), and that is no
+    /// error here: the call is late as a whole, and is told so.
+    fn unmask(&self, fd: &OwnedFd, mode: u32, seen: &Standing) -> Result<()> {
+        match self.still_in_time(seen) {
+            Ok(()) => rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// mkdir(2).
@@ -266,17 +275,23 @@ impl Fs {
         Ok(())
     }
 
-    /// Whether `open(O_CREAT)` of this name, by somebody who may not create, is an open of what exists: for reading, or
-    /// EEXIST. None: it is a creation.
-    pub fn existing(&self, who: Caller, parent: u64, name: &OsStr, exclusive: bool) -> Option<Result<Entry>> {
-        match self.lookup(who, parent, name) {
-            Ok(entry) if exclusive => {
-                self.forget(entry.node.id, 1);
-                Some(Err(Errno::EXIST))
-            }
-            Ok(entry) => Some(Ok(entry)),
-            Err(_) => None,
+    /// `open(O_CREAT)` of this name, by somebody who may not create, as an open of what exists: for reading, or EEXIST. None: it is
+    /// a creation.
+    pub fn open_existing(
+        &self,
+        who: Caller,
+        seen: &Standing,
+        (parent, name): (u64, &OsStr),
+        flags: i32,
+    ) -> Option<Result<(Entry, u64)>> {
+        let entry = self.lookup(who, parent, name).ok()?;
+        let exclusive = OFlags::from_bits_retain(flags as u32).contains(OFlags::EXCL);
+        let opened = if exclusive { Err(Errno::EXIST) } else { self.open(who, seen, entry.node.id, flags) };
+        if opened.is_err() {
+            // The kernel is told of an error alone: it does not know the node by this lookup.
+            self.forget(entry.node.id, 1);
         }
+        Some(opened.map(|fh| (entry, fh)))
     }
 
     /// open(O_CREAT): makes the file. ESTALE: there is one already.
@@ -302,65 +317,25 @@ impl Fs {
         match rustix::fs::openat(&dir.fd, name, super::io::lower_flags(asked) | excl, Mode::from_raw_mode(mode)) {
             Ok(fd) => {
                 if mode & mask & 0o777 != 0 {
-                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+                    self.unmask(&fd, mode, seen)?;
                 }
                 self.unfinished.seen(&dir, name);
                 let entry = self.enter(path_only(&fd)?, &dir, name, seen)?;
                 self.dirty.wrote(&entry.node, 0);
                 self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
-                let fh = self.add_handle(&entry.node, fd, asked, seen)?;
-                Ok((entry, fh))
+                match self.add_handle(&entry.node, fd, asked, seen) {
+                    Ok(fh) => Ok((entry, fh)),
+                    Err(why) => {
+                        self.forget(entry.node.id, 1);
+                        // It was made, and another side has had a turn since.
+                        Err(if why == reason::STALE { reason::LATE } else { why })
+                    }
+                }
             }
             // The kernel did not know of it: it looks up again, and opens what is there as that is opened (a FIFO, a symlink, a
             // file from which a program runs).
             Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => Err(reason::STALE),
             Err(why) => Err(why),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::time::Duration;
-
-    use treelease_client::words::clock::{Clock, ManualClock};
-    use treelease_client::words::policy::Mode as Strictness;
-
-    use super::*;
-    use crate::gate::{Gate, Hooks, LateWrite, Refused, Right};
-
-    struct Nobody;
-
-    impl Hooks for Nobody {
-        fn wants_lease(&self) {}
-        fn late_write(&self, _: LateWrite) {}
-        fn refused(&self, _: Refused) {}
-    }
-
-    #[test]
-    fn i4_a_name_whose_preparing_looks_took_longer_than_the_right_is_not_moved_made_or_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a"), "x").unwrap();
-        let clock = Arc::new(ManualClock::new());
-        let until = clock.now().after(Duration::from_secs(10));
-        let seen = Standing { right: Right::Write { until }, ..Standing::unknown(Strictness::Enforce) };
-        let root = rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let mut fs = Fs::new(root, Gate::new(seen, clock.clone() as Arc<dyn Clock>, Arc::new(Nobody))).unwrap();
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let who = Caller { uid, gid, pid: 0 };
-        let (a, b, c) = (OsStr::new("a"), OsStr::new("b"), OsStr::new("c"));
-        let making = Making { mode: 0o700, umask: 0, rdev: 0 };
-        let there = |name: &str| Path::new(&dir.path().join(name)).exists();
-        fs.rename(who, &seen, (ROOT, a), (ROOT, b), 0).unwrap();
-        // Admitted before the deadline; the looks at the storage come back after it.
-        clock.advance(Duration::from_secs(11));
-        assert_eq!(fs.rename(who, &seen, (ROOT, b), (ROOT, c), 0).unwrap_err(), reason::READ_ONLY);
-        assert_eq!(fs.mkdir(who, &seen, ROOT, a, making).err(), Some(reason::READ_ONLY));
-        assert_eq!(fs.remove(who, &seen, ROOT, b, false), Err(reason::READ_ONLY));
-        assert!(there("b") && !there("a") && !there("c"));
-        fs.faults.no_last_look = true;
-        fs.rename(who, &seen, (ROOT, b), (ROOT, c), 0).unwrap();
-        assert!(there("c"), "control: without the last look it moves");
     }
 }

@@ -20,6 +20,7 @@ impl Fs {
             return Err(Errno::NODATA);
         }
         let node = self.nodes.get(id)?;
+        self.freshen_open(&node)?;
         let _acting = self.act(who)?;
         whole(|buf| rustix::fs::getxattr(proc_path(&node.fd), name, buf))
     }
@@ -30,6 +31,7 @@ impl Fs {
             return Ok(Vec::new());
         }
         let node = self.nodes.get(id)?;
+        self.freshen_open(&node)?;
         let _acting = self.act(who)?;
         whole(|buf| rustix::fs::listxattr(proc_path(&node.fd), buf))
     }

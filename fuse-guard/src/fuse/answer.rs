@@ -21,6 +21,8 @@ pub(super) trait Answer: Send + 'static {
     type Value;
     /// Sends it, or the error.
     fn send(self, fs: &Fs, result: Result<Self::Value>);
+    /// The kernel is told an error in its place: so it will never forget the node, nor release the handle.
+    fn untold(_fs: &Fs, _value: Self::Value) {}
 }
 
 /// The same error in fuser's words.
@@ -121,6 +123,9 @@ impl Answer for ReplyEntry {
             Err(why) => self.error(errno(why)),
         }
     }
+    fn untold(fs: &Fs, entry: Entry) {
+        fs.forget(entry.node.id, 1);
+    }
 }
 
 impl Answer for ReplyAttr {
@@ -151,6 +156,9 @@ impl Answer for ReplyOpen {
             Err(why) => self.error(errno(why)),
         }
     }
+    fn untold(fs: &Fs, (fh, _): Self::Value) {
+        fs.release(fh);
+    }
 }
 
 impl Answer for ReplyCreate {
@@ -165,6 +173,10 @@ impl Answer for ReplyCreate {
             }
             Err(why) => self.error(errno(why)),
         }
+    }
+    fn untold(fs: &Fs, (entry, fh): Self::Value) {
+        fs.release(fh);
+        fs.forget(entry.node.id, 1);
     }
 }
 

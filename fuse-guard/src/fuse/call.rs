@@ -55,11 +55,11 @@ impl Call {
             crate::failpoint::here("call-admitted");
         }
         let result = work(fs, self.who, &standing);
-        reply.send(fs, self.finish(permit, result));
+        reply.send(fs, self.finish::<A>(permit, result));
     }
 
     /// Gate again: the permit ends, and what finished after the deadline is an error and a report.
-    pub(super) fn finish<T>(&self, permit: Permit, result: Result<T>) -> Result<T> {
+    pub(super) fn finish<A: Answer>(&self, permit: Permit, result: Result<A::Value>) -> Result<A::Value> {
         let fs = &self.shared.fs;
         if let Some(why) = permit.would_refuse() {
             self.report(why, false);
@@ -67,9 +67,13 @@ impl Call {
         let now = fs.gate.now();
         fs.writers.wrote(self.who.pid, self.op.as_str(), || self.path(), now);
         match permit.finish(now) {
-            Err(by) if result.is_ok() => {
+            // An error of its own says that nothing was changed; an I/O error does not say so.
+            Err(by) if result.as_ref().err().is_none_or(|why| *why == reason::LATE) => {
                 let (pid, op) = (self.who.pid, self.op.as_str());
                 self.shared.hooks.late_write(LateWrite { pid, op, path: self.path(), by });
+                if let Ok(value) = result {
+                    A::untold(fs, value);
+                }
                 Err(reason::LATE)
             }
             _ => result,

@@ -13,7 +13,9 @@
 //!
 //! # Does not know
 //!
-//! The lease. Its thread may block in the kernel as every invalidation ([`super::notify`]): nobody waits for it.
+//! The lease. What may block in the kernel, as every invalidation ([`super::notify`]), runs on a thread beside it, and is waited for
+//! [`BESIDE`] at most: a mutation that waits for the lease keeps its directory locked in the kernel, and no other listing or name
+//! is to wait for that one. At [`BESIDE_MAX`] such threads it waits for the oldest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,12 +26,17 @@ use super::Shared;
 use super::notify::Notify;
 use crate::fs::caching::READER_TTL;
 use crate::gate::{Gate, in_time};
-use crate::sync::{Condvar, Mutex, Ordering, PoisonError, lock};
+use crate::sync::{Arc, Condvar, Mutex, Ordering, PoisonError, lock};
 
 /// When the kernel is told to forget a second time: answers are not that long on their way.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long it sleeps at most while there is something to come, before it reads the clock again.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a round of forgetting is waited for before what is due next is begun beside it.
+const BESIDE: Duration = Duration::from_millis(500);
+/// Rounds that hang at the same time; each ends with the mutation that it hangs behind, at the latest after its wait.
+const BESIDE_MAX: usize = 16;
 
 /// What there is to forget, and when.
 #[derive(Default)]
@@ -81,15 +88,32 @@ impl Keeper {
     }
 
     /// Does what is due until the mount is gone.
-    pub(super) fn run(shared: &Shared, notify: &Notify) {
+    pub(super) fn run(shared: &Arc<Shared>, notify: &Notify) {
+        // Its own count of those that hang.
+        let beside = notify.beside();
         loop {
-            match shared.keeper.next(&shared.fs.gate) {
+            let job = match shared.keeper.next(&shared.fs.gate) {
                 Job::End => return,
-                _ if shared.fs.faults.no_forgetting => {}
-                Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
-                Job::Everything => forget(shared, notify),
+                _ if shared.fs.faults.no_forgetting => continue,
+                job => job,
+            };
+            if job == Job::Everything {
+                // What blocks on nothing, before anything else.
+                shared.fs.nodes.all().iter().for_each(|node| notify.attributes(node.id));
             }
+            while beside.lost() >= BESIDE_MAX && !shared.keeper.is_over() {
+                std::thread::sleep(LOOK);
+            }
+            let (shared, notify) = (shared.clone(), notify.clone());
+            let _hangs = beside.within(BESIDE, "forgetting", move || match job {
+                Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
+                _ => forget(&shared, &notify),
+            });
         }
+    }
+
+    fn is_over(&self) -> bool {
+        lock(&self.state).over
     }
 
     fn next(&self, gate: &Gate) -> Job {
@@ -132,19 +156,18 @@ impl State {
 /// All that the kernel keeps, without pages that may still have to be written.
 fn forget(shared: &Shared, notify: &Notify) {
     let nodes = shared.fs.nodes.all();
-    // First what blocks on nothing.
-    nodes.iter().for_each(|node| notify.attributes(node.id));
-    shared.forget_absent(notify);
+    // Names last: the kernel locks the directory for each, which a waiting mutation may hold.
+    for node in nodes.iter().filter(|node| !node.has_writers()) {
+        notify.inode(node.id);
+    }
     let expire = shared.expire_only.load(Ordering::Relaxed);
     for node in nodes {
         // Where names cannot expire, a directory's stays to its time-out: dropped, it would be gone from under whoever works there.
         if expire || !node.is_dir() {
             shared.forget_names(&node, notify);
         }
-        if !node.has_writers() {
-            notify.inode(node.id);
-        }
     }
+    shared.forget_absent(notify);
 }
 
 #[cfg(test)]

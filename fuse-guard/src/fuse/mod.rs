@@ -288,15 +288,11 @@ impl Filesystem for Face {
         let seen = fs.gate.standing();
         let exclusive = flags & nix::libc::O_EXCL != 0;
         // The kernel may not know that the file is there; then this is an open, and for reading it needs no lease.
-        if !seen.holds(fs.gate.now()) && (exclusive || !io::opens_for_writing(flags)) {
-            match fs.existing(caller(req), parent.0, name, exclusive) {
-                Some(Ok(entry)) => {
-                    let opened = fs.open(caller(req), &seen, entry.node.id, flags);
-                    return reply.send(fs, opened.map(|fh| (entry, fh)));
-                }
-                Some(Err(why)) => return reply.error(errno(why)),
-                None => {}
-            }
+        if !seen.holds(fs.gate.now())
+            && (exclusive || !io::opens_for_writing(flags))
+            && let Some(opened) = fs.open_existing(caller(req), &seen, (parent.0, name), flags)
+        {
+            return reply.send(fs, opened);
         }
         let in_git = fs.nodes.get(parent.0).is_ok_and(|dir| dir.in_git);
         let op = if in_git && name == "index.lock" { Op::IndexLock } else { Op::Create };
@@ -357,10 +353,10 @@ impl Filesystem for Face {
             Admission::Permit(permit) => {
                 crate::failpoint::here("write-admitted");
                 let result = match pages && !fs.faults.pages_by_handle {
-                    true => fs.write_pages(ino.0, offset, data),
+                    true => fs.write_pages(permit.standing(), ino.0, offset, data),
                     false => fs.write(call.who, fh.0, offset, data, kill),
                 };
-                reply.send(fs, call.finish(permit, result));
+                reply.send(fs, call.finish::<ReplyWrite>(permit, result));
             }
             Admission::Refuse(why) => {
                 node.iter().for_each(|node| node.spoil());
@@ -369,8 +365,8 @@ impl Filesystem for Face {
             Admission::Wait => {
                 let data = data.to_vec();
                 call.bytes = data.len();
-                call.start(reply, move |fs, who, _| match pages {
-                    true => fs.write_pages(ino.0, offset, &data),
+                call.start(reply, move |fs, who, seen| match pages {
+                    true => fs.write_pages(seen, ino.0, offset, &data),
                     false => fs.write(who, fh.0, offset, &data, kill),
                 });
             }
@@ -548,13 +544,14 @@ impl Filesystem for Face {
     ) {
         self.count(Kind::Ioctl);
         if io::reads_flags(cmd) {
-            return reply.send(self.fs(), self.fs().ioctl(caller(req), (ino.0, fh.0), cmd, &[]));
+            let seen = self.fs().gate.standing();
+            return reply.send(self.fs(), self.fs().ioctl(caller(req), &seen, (ino.0, fh.0), cmd, &[]));
         }
         if !io::known_ioctl(cmd) {
             return reply.error(fuser::Errno::ENOTTY);
         }
         let input = in_data.to_vec();
-        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, _| fs.ioctl(who, (ino.0, fh.0), cmd, &input));
+        self.call(req, Op::SetFlags, ino).start(reply, move |fs, who, seen| fs.ioctl(who, seen, (ino.0, fh.0), cmd, &input));
     }
 
     fn fallocate(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
@@ -586,6 +583,6 @@ impl Filesystem for Face {
     ) {
         self.count(Kind::CopyFileRange);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
-        call.start(reply, move |fs, who, _| fs.copy_range(who, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
+        call.start(reply, move |fs, who, seen| fs.copy_range(who, seen, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
     }
 }

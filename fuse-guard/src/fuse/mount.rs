@@ -314,6 +314,10 @@ impl Mount {
             let replaced = self.fs().nodes.replace_written(standing.stale_below);
             tracing::debug!(replaced, "files that could be written before another side's turn have other nodes now");
         }
+        if standing.mode == Mode::Enforce && self.standing().mode != Mode::Enforce {
+            // What the kernel read while nobody was refused is no licence's: whoever opens it next reads it anew.
+            self.fs().nodes.all().iter().for_each(|node| node.spoil());
+        }
         self.fs().gate.publish(standing);
         let licensed = standing.caches(self.fs().gate.now());
         if self.licensed.swap(licensed, Ordering::SeqCst) && !licensed {
@@ -436,6 +440,11 @@ impl Mount {
                 Err(FlushFailed { files, why, timed_out: true })
             }
         }
+    }
+
+    /// Nodes that the kernel knows, and handles that are open.
+    pub fn known(&self) -> (usize, usize) {
+        (self.fs().nodes.len(), self.fs().handles.len())
     }
 
     /// The number of its connection to the kernel, as `fusectl` shows it.

@@ -34,6 +34,11 @@ impl Notify {
         Notify { device: Arc::new(device), lost: Arc::default() }
     }
 
+    /// The same ear, with a count of its own of threads that have not come back.
+    pub(crate) fn beside(&self) -> Self {
+        Notify { device: self.device.clone(), lost: Arc::default() }
+    }
+
     fn send(&self, code: i32, body: &[u8]) {
         let mut message = Vec::with_capacity(16 + body.len());
         message.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());

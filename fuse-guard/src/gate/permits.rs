@@ -324,7 +324,8 @@ impl Permit {
             *lock(&self.gate.last_mutation) = Some(now);
         }
         match self.deadline {
-            Some(until) if !in_time(until, now) => {
+            // At the deadline itself it has returned in time: the clock was read after it.
+            Some(until) if now.elapsed > until.elapsed || now.suspended_since(until) => {
                 self.gate.tally.late.fetch_add(1, Ordering::Relaxed);
                 Err(now.since(until))
             }

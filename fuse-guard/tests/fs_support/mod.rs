@@ -94,12 +94,17 @@ impl Tree {
 
     /// One side's mount of a raw tree that lies anywhere, without the lease.
     pub fn over(lower: &Path) -> Self {
+        Self::over_with(lower, Faults::default())
+    }
+
+    /// The same, with rules switched off.
+    pub fn over_with(lower: &Path, faults: Faults) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("at");
         std::fs::create_dir(&at).unwrap();
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let (ears, clock) = (Arc::new(Ears::default()), Arc::new(ManualClock::new()));
-        let mount = start(lower, &at, true, &ears, &clock).unwrap();
+        let mount = start_with(lower, &at, true, &ears, &clock, faults, None).unwrap();
         Tree { mount: Arc::new(mount), ears, clock, lower: lower.into(), at, keeps_caches: false, _dir: dir }
     }
 

@@ -74,9 +74,11 @@ fn a_system_call_that_ends_after_the_deadline_is_late() {
         Admission::Permit(permit) => permit,
         _ => panic!("refused"),
     };
-    let (write, open, fsync) = (permit(Op::Write), permit(Op::OpenWrite), permit(Op::Fsync));
+    let (write, last, open, fsync) = (permit(Op::Write), permit(Op::Write), permit(Op::OpenWrite), permit(Op::Fsync));
     assert_eq!(permit(Op::Write).finish(at.gate.now()), Ok(()));
-    at.clock.advance(Duration::from_secs(12));
+    at.clock.advance(Duration::from_secs(10));
+    assert_eq!(last.finish(at.gate.now()), Ok(()), "at the deadline itself it is not after it");
+    at.clock.advance(Duration::from_secs(2));
     assert_eq!(write.finish(at.gate.now()), Err(Duration::from_secs(2)));
     assert_eq!(open.finish(at.gate.now()), Ok(()), "an open has changed nothing");
     assert_eq!(fsync.finish(at.gate.now()), Ok(()));
