@@ -9,6 +9,7 @@
 //! | ChangeMembers | `members` |
 //! | who may call | [`auth`] |
 //! | what other nodes ask; calls to the leader | `peers` |
+//! | how calls end, counted | `outcomes` |
 //! | where callers come from | [`callers`] |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
@@ -24,6 +25,7 @@ pub mod callers;
 mod lease;
 mod members;
 pub mod nonce;
+mod outcomes;
 mod peers;
 mod renew;
 mod watch;
@@ -105,7 +107,7 @@ pub(crate) struct Service {
 
 /// Serves until `api.closing`.
 pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailStop) {
-    let closing = api.closing.clone();
+    let (closing, counts) = (api.closing.clone(), api.counts.clone());
     let service = Arc::new(Service {
         api,
         nonces: Mutex::new(Nonces::default()),
@@ -124,6 +126,7 @@ pub async fn serve(callers: Callers, api: Api, token: Option<Token>, fail: FailS
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
         .max_concurrent_streams(STREAMS_MAX)
         .concurrency_limit_per_connection(CALLS_MAX)
+        .layer(outcomes::counted(counts))
         .add_service(service)
         .add_service(peers);
     let ended = closing.clone().cancelled_owned();
