@@ -329,6 +329,15 @@ pub enum Command {
     },
     /// One piece of another cluster's backup; the last one restores it. Only a cluster without a tree takes it.
     RestorePiece(RestorePiece),
+    /// The next piece of a restore did not come in time: what came of it is forgotten. As `ExpireSession`.
+    EndRestore {
+        /// Of the restore.
+        id: RequestKey,
+        /// The piece that did not come; ignored if it has come since.
+        next: u32,
+        /// Under which leadership this was decided.
+        decided_under: Leadership,
+    },
     /// The storage has seen greater epochs than this server knows: it is an older copy of what it was. The tree goes on above
     /// them, and waits as after a restore.
     RaiseEpoch {
@@ -455,6 +464,7 @@ impl Command {
             Command::FenceTested { .. } => Some("fence_tested"),
             Command::Found { .. } => Some("found"),
             Command::RaiseTtl { .. } => Some("raise_ttl"),
+            Command::EndRestore { .. } => Some("end_restore"),
             _ => None,
         }
     }

@@ -49,6 +49,40 @@ pub struct Telemetry {
     pub connections_refused: Counter,
     /// Commands of callers that a configured limit refused.
     pub limited: Counter,
+    /// Calls, of callers and of other nodes, that this node answered with a failure: by gRPC's number of it.
+    failed: [Counter; FAILURES.len()],
+}
+
+/// gRPC's status codes by their number; the first one is none, and no answer has it here.
+const FAILURES: [&str; 17] = [
+    "ok",
+    "cancelled",
+    "unknown",
+    "invalid_argument",
+    "deadline_exceeded",
+    "not_found",
+    "already_exists",
+    "permission_denied",
+    "resource_exhausted",
+    "failed_precondition",
+    "aborted",
+    "out_of_range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data_loss",
+    "unauthenticated",
+];
+/// The number of `unknown`.
+const UNKNOWN: usize = 2;
+
+impl Telemetry {
+    /// A call was answered with this status code.
+    pub fn answered(&self, code: usize) {
+        if code != 0 {
+            self.failed.get(code).unwrap_or(&self.failed[UNKNOWN]).add();
+        }
+    }
 }
 
 /// Everything that one scrape shows.
@@ -106,6 +140,10 @@ impl Scrape<'_> {
         page.counter("treelease_connections_refused_total", help, c.connections_refused.get());
         page.counter("treelease_limited_commands_total", "commands refused by [limits] of this leader's", c.limited.get());
         page.counter("treelease_graces_ended_total", "graces that ended under this leader", c.graces.get());
+        page.head("treelease_failed_calls_total", "counter", "calls that were answered with a failure, by its gRPC status code");
+        for (name, count) in FAILURES.iter().zip(&c.failed).skip(1) {
+            page.value("treelease_failed_calls_total", &format!("{{code=\"{name}\"}} {}", count.get()));
+        }
         page.counter("treelease_store_commits_total", "commits of the log's store", self.store.0);
         page.counter("treelease_store_syncs_total", "commits of the log's store that were synced to disk", self.store.1);
         let version = format!("{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
@@ -148,6 +186,7 @@ mod tests {
     fn a_page_has_a_head_for_each_name_and_labels_of_our_own_only() {
         let counted = Telemetry::default();
         counted.renewals.add();
+        [0, 3, 3, 99].into_iter().for_each(|code| counted.answered(code));
         let standing = Standing { leader: Some(1), nodes: 3, quorum: true, last_log: 9, age: None };
         let gauges = Gauges {
             leads: true,
@@ -164,6 +203,8 @@ mod tests {
             "treelease_raft_quorum_ack_age_seconds 0.012",
             "treelease_trees{state=\"held\"} 3",
             "treelease_renewals_acknowledged_total 1",
+            "treelease_failed_calls_total{code=\"invalid_argument\"} 2",
+            "treelease_failed_calls_total{code=\"unknown\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
         }

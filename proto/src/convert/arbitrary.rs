@@ -315,6 +315,11 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         }),
         (request_key(), any::<u32>(), any::<u32>(), text())
             .prop_map(|(id, index, count, text)| Command::RestorePiece(RestorePiece { id, index, count, text })),
+        (request_key(), any::<u32>(), leadership()).prop_map(|(id, next, decided_under)| Command::EndRestore {
+            id,
+            next,
+            decided_under
+        }),
         (tree_id(), epoch(), text()).prop_map(|(tree, above, reason)| Command::RaiseEpoch { tree, above, reason }),
         (lease(), event_kind(), text(), any::<u64>()).prop_map(|(lease, event, reason, count)| Command::Report {
             lease,

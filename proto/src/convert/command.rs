@@ -176,6 +176,9 @@ impl From<&Command> for wire::Command {
                 count: piece.count,
                 text: piece.text.clone(),
             }),
+            Command::EndRestore { id, next, decided_under } => {
+                Kind::EndRestore(wire::EndRestore { id: id.to_string(), next: *next, leadership: decided_under.0 })
+            }
             Command::RaiseEpoch { tree, above, reason } => {
                 Kind::RaiseEpoch(wire::RaiseEpoch { tree: tree.to_string(), above_epoch: above.get(), reason: say(reason) })
             }
@@ -321,6 +324,9 @@ impl TryFrom<wire::Command> for Command {
             }
             Kind::RestorePiece(c) => {
                 Command::RestorePiece(RestorePiece { id: id("id", &c.id)?, index: c.index, count: c.count, text: c.text })
+            }
+            Kind::EndRestore(c) => {
+                Command::EndRestore { id: id("id", &c.id)?, next: c.next, decided_under: Leadership(c.leadership) }
             }
             Kind::RaiseEpoch(c) => Command::RaiseEpoch {
                 tree: id("tree", &c.tree)?,

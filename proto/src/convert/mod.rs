@@ -16,6 +16,8 @@ mod tree;
 
 #[cfg(test)]
 mod arbitrary;
+#[cfg(test)]
+mod bad_bytes;
 
 use std::str::FromStr;
 

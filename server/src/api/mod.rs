@@ -11,6 +11,7 @@
 //! | grpc.health.v1 | `health` |
 //! | what other nodes ask; calls to the leader | `peers` |
 //! | where callers come from; how many there may be | [`callers`], `connections` |
+//! | how calls end, counted | `outcomes` |
 //!
 //! What the status codes of a failed call mean, for those who write clients: UNAVAILABLE: it certainly did not happen, ask
 //! another node or again; DEADLINE_EXCEEDED (and CANCELLED, from the transport): unknown, ask again with the same request
@@ -27,6 +28,7 @@ mod health;
 mod lease;
 mod members;
 pub mod nonce;
+mod outcomes;
 mod peers;
 mod renew;
 mod watch;
@@ -138,6 +140,7 @@ pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
         .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
         .max_concurrent_streams(u32::try_from(limits.streams).unwrap_or(u32::MAX))
         .concurrency_limit_per_connection(limits.calls)
+        .layer(outcomes::counted(counts.clone()))
         .add_service(service)
         .add_service(peers)
         .add_service(health)

@@ -16,6 +16,9 @@ use crate::lease::State;
 use crate::store::damaged;
 use crate::store::identity::Member;
 
+/// Greatest term and index that are believed: nobody counts that far, and from here one more can always be counted. A greater one
+/// is damage, or was forged to overflow.
+pub const COUNT_MAX: u64 = 1 << 62;
 /// The form of a snapshot that this version writes and reads.
 const SNAPSHOT_FORMAT: u32 = 1;
 
@@ -83,12 +86,13 @@ pub(super) fn vote_to_wire(vote: &Vote) -> wire::Vote {
 
 /// A vote.
 pub fn vote_from_bytes(bytes: &[u8]) -> io::Result<Vote> {
-    wire::Vote::decode(bytes).map(vote_from_wire).map_err(undecodable)
+    vote_from_wire(wire::Vote::decode(bytes).map_err(undecodable)?)
 }
 
-pub(super) fn vote_from_wire(vote: wire::Vote) -> Vote {
+pub(super) fn vote_from_wire(vote: wire::Vote) -> io::Result<Vote> {
     let wire::Vote { term, node, committed } = vote;
-    if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) }
+    counted("term", term)?;
+    Ok(if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) })
 }
 
 /// The name of an entry.
@@ -153,6 +157,8 @@ pub(super) fn log_id_to_wire(id: &LogId) -> wire::LogId {
 
 pub(super) fn log_id_from_wire(id: Option<wire::LogId>) -> io::Result<LogId> {
     let id = id.ok_or_else(|| damaged("an entry without its id"))?;
+    counted("term", id.term)?;
+    counted("index", id.index)?;
     Ok(LogId::new(CommittedLeaderId::new(id.term, id.node), id.index))
 }
 
@@ -170,6 +176,10 @@ fn membership_from_wire(members: wire::Membership) -> Membership {
     let configs: Vec<BTreeSet<u64>> = members.configs.into_iter().map(|set| set.ids.into_iter().collect()).collect();
     let nodes: BTreeMap<u64, Member> = members.nodes.into_iter().map(|m| (m.id, Member { addr: m.addr, disk: m.disk })).collect();
     Membership::new(configs, nodes)
+}
+
+fn counted(what: &str, number: u64) -> io::Result<()> {
+    if number <= COUNT_MAX { Ok(()) } else { Err(damaged(format!("a {what} of {number}, which nobody can have counted"))) }
 }
 
 fn undecodable(error: prost::DecodeError) -> io::Error {

@@ -38,7 +38,7 @@ impl Consensus {
             term: metrics.current_term,
             applied: metrics.last_applied.map_or(0, |id| id.index),
             snapshot: metrics.snapshot.map_or(0, |id| id.index),
-            quorum_ack: metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            quorum_ack: self.quorum_ack(&metrics),
             turned_away,
         }
     }

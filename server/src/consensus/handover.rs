@@ -9,7 +9,8 @@
 //! with its own `Lead` and all timers anew (I3). Everything has a limit, and after it the node simply goes. A candidate stands
 //! only on the word of the node that it takes for the leader.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -27,12 +28,41 @@ const ONE_LIMIT: Duration = Duration::from_millis(2_500);
 /// How often a candidate that did not win stands again.
 const STAND_AGAIN: Duration = Duration::from_millis(400);
 
+/// The term whose leadership is being given away, and until when at most: then nothing is proposed in it.
+#[derive(Debug, Default)]
+pub(super) struct Leaving(Mutex<Option<(u64, Instant)>>);
+
+impl Leaving {
+    /// Whether the leadership of this term is being given away.
+    pub fn is(&self, term: u64) -> bool {
+        self.read().is_some_and(|(leaving, until)| leaving == term && Instant::now() < until)
+    }
+
+    /// Gives it away. Whoever still leads afterwards goes on: after a failure, when nobody waits for it any more (a caller who
+    /// has gone takes the task along), and after the limit in any case, also if the task never gets another turn.
+    async fn give<T>(&self, term: u64, limit: Duration, giving: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        *self.read() = Some((term, Instant::now() + limit));
+        let mut stays = Stays(Some(self));
+        let given = timeout(limit, giving).await;
+        let given = given.unwrap_or_else(|_| Err(format!("nobody took it within {} s", limit.as_secs())));
+        if given.is_ok() {
+            // This term is over, whenever this node hears of it; one that it may lead later has another number.
+            stays.0 = None;
+        }
+        given
+    }
+
+    fn read(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
+        self.0.lock().expect("nothing panics while it holds the term")
+    }
+}
+
 /// Ends the giving away.
-struct Stays<'a>(Option<&'a AtomicU64>);
+struct Stays<'a>(Option<&'a Leaving>);
 
 impl Drop for Stays<'_> {
     fn drop(&mut self) {
-        self.0.iter().for_each(|leaving| leaving.store(0, Ordering::SeqCst));
+        self.0.iter().for_each(|leaving| *leaving.read() = None);
     }
 }
 
@@ -41,17 +71,7 @@ impl Consensus {
     /// says why nobody took it, and this node goes on as it was.
     pub async fn hand_over(&self) -> Result<NodeId, String> {
         let term = self.raft.metrics().borrow().current_term;
-        self.leaving.store(term, Ordering::SeqCst);
-        // However this ends, also if nobody waits for it any more: who still leads goes on.
-        let mut stays = Stays(Some(&self.leaving));
-        let limit = Instant::now() + HAND_OVER_LIMIT;
-        let given = timeout(HAND_OVER_LIMIT, self.give_away(limit)).await;
-        let given = given.unwrap_or_else(|_| Err(format!("nobody took it within {} s", HAND_OVER_LIMIT.as_secs())));
-        if given.is_ok() {
-            // This term is over, whenever this node hears of it; one that it may lead later has another number.
-            stays.0 = None;
-        }
-        given
+        self.leaving.give(term, HAND_OVER_LIMIT, self.give_away(Instant::now() + HAND_OVER_LIMIT)).await
     }
 
     async fn give_away(&self, limit: Instant) -> Result<NodeId, String> {
@@ -131,5 +151,55 @@ impl Consensus {
             }
         }
         Ok(Err(format!("it was not elected within {} ms", ONE_LIMIT.as_millis())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+    const TERM: u64 = 7;
+
+    #[tokio::test]
+    async fn a_leadership_that_was_given_away_proposes_nothing_more_in_its_term() {
+        let leaving = Leaving::default();
+        assert!(!leaving.is(TERM));
+        assert_eq!(leaving.give(TERM, LONG, ready(Ok(2))).await, Ok(2));
+        assert!(leaving.is(TERM) && !leaving.is(TERM + 1));
+    }
+
+    #[tokio::test]
+    async fn whoever_found_no_heir_goes_on() {
+        let leaving = Leaving::default();
+        assert_eq!(leaving.give::<()>(TERM, LONG, ready(Err("nobody".into()))).await, Err("nobody".into()));
+        assert!(!leaving.is(TERM));
+        leaving.give::<()>(TERM, Duration::from_millis(1), pending()).await.unwrap_err();
+        assert!(!leaving.is(TERM));
+    }
+
+    #[tokio::test]
+    async fn a_giving_away_that_nobody_waits_for_any_more_is_over() {
+        let leaving = Leaving::default();
+        // As a caller that hangs up: the future is dropped where it stands.
+        let mut giving = Box::pin(leaving.give::<()>(TERM, LONG, pending()));
+        assert!(futures::poll!(giving.as_mut()).is_pending() && leaving.is(TERM));
+        drop(giving);
+        assert!(!leaving.is(TERM));
+    }
+
+    #[tokio::test]
+    async fn a_giving_away_that_never_gets_another_turn_is_over_at_its_limit() {
+        let leaving = Leaving::default();
+        let mut giving = Box::pin(leaving.give::<()>(TERM, Duration::from_millis(50), pending()));
+        assert!(futures::poll!(giving.as_mut()).is_pending());
+        let end = Instant::now() + Duration::from_secs(60);
+        while leaving.is(TERM) {
+            assert!(Instant::now() < end);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(giving);
     }
 }

@@ -35,7 +35,7 @@ impl Consensus {
     pub async fn receive_append(&self, request: wire::AppendRequest) -> Answered<wire::AppendAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
         let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms);
-        let request = messages::append_from_wire(request).map_err(unreadable)?;
+        let request = messages::append_from_wire(request).map_err(|e| self.unreadable(&e.to_string()))?;
         let answer = self.raft.append_entries(request).await.map_err(|e| ending(&e))?;
         if !matches!(answer, AppendAnswer::HigherVote(_)) {
             self.peers.heard(quorum_age);
@@ -46,7 +46,7 @@ impl Consensus {
     /// A vote.
     pub async fn receive_vote(&self, request: wire::VoteRequest) -> Answered<wire::VoteAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
-        let request = messages::vote_request_from_wire(request).map_err(unreadable)?;
+        let request = messages::vote_request_from_wire(request).map_err(|e| self.unreadable(&e.to_string()))?;
         let answer = self.raft.vote(request).await.map_err(|e| ending(&e))?;
         Ok(messages::vote_answer_to_wire(&answer, stamp))
     }
@@ -55,11 +55,11 @@ impl Consensus {
     pub async fn receive_snapshot(&self, request: wire::SnapshotRequest) -> Answered<wire::SnapshotAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
         let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms);
-        let request = messages::snapshot_from_wire(request).map_err(unreadable)?;
+        let request = messages::snapshot_from_wire(request).map_err(|e| self.unreadable(&e.to_string()))?;
         // openraft makes room up to the piece's end, whatever it says.
         if request.offset.saturating_add(request.data.len() as u64) > SNAPSHOT_MAX {
             let why = format!("a snapshot's piece at {} is beyond the limit of {SNAPSHOT_MAX} bytes", request.offset);
-            return Err(TurnedAway::Unreadable(why));
+            return Err(self.unreadable(&why));
         }
         match self.raft.install_snapshot(request).await {
             Ok(answer) => {
@@ -75,12 +75,22 @@ impl Consensus {
 
     /// Checks a member's message; returns the stamp of the answer.
     pub fn let_in(&self, stamp: Option<&wire::Stamp>) -> Answered<wire::Stamp> {
-        let from = self.peers.check(stamp).map_err(|why| {
+        let stranger = |why: String| {
             self.peers.turned_away(&why);
             TurnedAway::Stranger(why)
-        })?;
+        };
+        let from = self.peers.check(stamp).map_err(stranger)?;
+        // A leader hears no leader either, and is not the one who was away: what a quorum tells it, no stranger knows better.
+        if self.peers.member(from).is_none() && self.leads() {
+            return Err(stranger(format!("node {from} is no member of the cluster that this node leads")));
+        }
         let disk = stamp.map(|s| s.disk.as_str()).unwrap_or_default();
         self.peers.stamp(from, disk).ok_or_else(|| TurnedAway::Stranger("this node belongs to no cluster yet".into()))
+    }
+
+    fn unreadable(&self, why: &str) -> TurnedAway {
+        self.peers.turned_away(why);
+        TurnedAway::Unreadable(why.to_owned())
     }
 
     /// Which other node leads, as far as this one knows; none if this one may lead.
@@ -99,10 +109,6 @@ impl Consensus {
     ) -> Result<wire::forward_answer::Kind, Lost> {
         self.network.forward(leader, call, limit).await
     }
-}
-
-fn unreadable(e: std::io::Error) -> TurnedAway {
-    TurnedAway::Unreadable(e.to_string())
 }
 
 fn ending(e: &RaftError<NodeId>) -> TurnedAway {

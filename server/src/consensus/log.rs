@@ -14,10 +14,11 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, RwLock};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use super::codec;
+use super::peers::Peers;
 use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
 use crate::store::writer::Writer;
 use crate::store::{Loaded, Meta, WriteSet, damaged};
@@ -37,6 +38,7 @@ struct Mem {
 pub struct LogStore {
     mem: Arc<RwLock<Mem>>,
     writer: Arc<Writer>,
+    peers: Option<Arc<Peers>>,
 }
 
 /// What was on disk, understood.
@@ -92,7 +94,14 @@ impl Mem {
 impl LogStore {
     /// The log that was on disk, and the way to write on.
     pub fn new(recovered: Recovered, writer: Arc<Writer>) -> Self {
-        Self { mem: Arc::new(RwLock::new(recovered.mem)), writer }
+        Self { mem: Arc::new(RwLock::new(recovered.mem)), writer, peers: None }
+    }
+
+    /// Tells the door of every number that an entry names, from those that are there already on.
+    #[must_use]
+    pub fn telling(self, peers: Arc<Peers>) -> Self {
+        self.read().entries.values().for_each(|entry| tell(&peers, entry));
+        Self { peers: Some(peers), ..self }
     }
 
     /// Waits until the change is durable.
@@ -124,6 +133,12 @@ impl LogStore {
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Mem> {
         self.mem.write().expect("nothing panics while it holds the log")
+    }
+}
+
+fn tell(peers: &Peers, entry: &Entry) {
+    if let EntryPayload::Membership(members) = &entry.payload {
+        peers.were_used(members.nodes().map(|(id, _)| *id));
     }
 }
 
@@ -192,6 +207,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut mem = self.write();
             for entry in entries {
                 change.puts.push((entry.log_id.index, codec::entry_to_bytes(&entry)));
+                self.peers.iter().for_each(|peers| tell(peers, &entry));
                 mem.entries.insert(entry.log_id.index, entry);
             }
             if let Some(committed) = &mem.committed {

@@ -14,6 +14,7 @@ use openraft::{AnyError, EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, Ra
 use treelease_proto::command::Command;
 
 use super::codec;
+use super::peers::Peers;
 use super::published::Published;
 use super::types::{Entry, LogId, Outcome, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::failure::{FailStop, Failure};
@@ -33,6 +34,7 @@ pub struct Machine {
     fail: FailStop,
     disk: Disk,
     faults: Faults,
+    peers: Option<Arc<Peers>>,
 }
 
 impl Machine {
@@ -53,7 +55,14 @@ impl Machine {
             fail,
             disk: Disk::default(),
             faults: Faults::default(),
+            peers: None,
         })
+    }
+
+    /// Tells the door of every number that a received snapshot knows.
+    #[must_use]
+    pub fn telling(self, peers: Arc<Peers>) -> Self {
+        Self { peers: Some(peers), ..self }
     }
 
     /// On another disk, and without some rules.
@@ -167,6 +176,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
         save(&self.disk, self.snapshots.clone(), meta, bytes).await.map_err(failed)?;
         let revision = state.revision();
+        self.peers.iter().for_each(|peers| peers.were_used(state.node_ids().iter().copied()));
         *self.published.write() = state;
         self.published.hub.reset(revision);
         self.last = meta.last_log_id;

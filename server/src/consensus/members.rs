@@ -13,6 +13,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use treelease_proto::id::NodeId;
 
 use super::Consensus;
+use super::network::Network;
 use super::peers::Peers;
 use super::published::Published;
 use super::types::{Membership, Raft};
@@ -131,7 +132,7 @@ pub(super) async fn recovered(raft: &Raft) -> Result<Members> {
 }
 
 /// Tells the door of every change of the members, until openraft ends.
-pub(super) fn follow(raft: &Raft, peers: Arc<Peers>, published: Arc<Published>) {
+pub(super) fn follow(raft: &Raft, peers: Arc<Peers>, network: Network, published: Arc<Published>) {
     let mut metrics = raft.server_metrics();
     tokio::spawn(async move {
         let mut known = Members::default();
@@ -141,6 +142,7 @@ pub(super) fn follow(raft: &Raft, peers: Arc<Peers>, published: Arc<Published>) 
                 tracing::info!(voters = ?members.configs, nodes = ?members.nodes.keys().collect::<Vec<_>>(), "the members");
                 let used = published.state().node_ids().clone();
                 peers.members_are(members.nodes.clone(), &used);
+                network.members_changed();
                 known = members;
             }
             if metrics.changed().await.is_err() {

@@ -48,12 +48,13 @@ pub fn append_to_wire(request: &AppendRequest, stamp: wire::Stamp, age: QuorumAg
 }
 
 pub fn append_from_wire(request: wire::AppendRequest) -> io::Result<AppendRequest> {
-    Ok(AppendRequest {
-        vote: vote(request.vote)?,
-        prev_log_id: optional(request.prev)?,
-        entries: request.entries.into_iter().map(entry_from_wire).collect::<io::Result<_>>()?,
-        leader_commit: optional(request.commit)?,
-    })
+    let prev_log_id = optional(request.prev)?;
+    let entries = request.entries.into_iter().map(entry_from_wire).collect::<io::Result<Vec<_>>>()?;
+    let start = prev_log_id.map_or(0, |prev| prev.index + 1);
+    if entries.iter().zip(start..).any(|(entry, index)| entry.log_id.index != index) {
+        return Err(damaged("a node's message has entries that do not follow one another"));
+    }
+    Ok(AppendRequest { vote: vote(request.vote)?, prev_log_id, entries, leader_commit: optional(request.commit)? })
 }
 
 pub fn append_answer_to_wire(answer: &AppendAnswer, stamp: wire::Stamp) -> wire::AppendAnswer {
@@ -73,7 +74,7 @@ pub fn append_answer_from_wire(answer: wire::AppendAnswer) -> io::Result<AppendA
         Kind::Success(_) => AppendAnswer::Success,
         Kind::Partial(partial) => AppendAnswer::PartialSuccess(optional(partial.upto)?),
         Kind::Conflict(_) => AppendAnswer::Conflict,
-        Kind::Higher(vote) => AppendAnswer::HigherVote(vote_from_wire(vote)),
+        Kind::Higher(vote) => AppendAnswer::HigherVote(vote_from_wire(vote)?),
     })
 }
 
@@ -136,7 +137,7 @@ pub fn snapshot_answer_to_wire(answer: Result<&SnapshotAnswer, &SnapshotMismatch
 pub fn snapshot_answer_from_wire(answer: wire::SnapshotAnswer) -> io::Result<Result<SnapshotAnswer, SnapshotMismatch>> {
     use wire::snapshot_answer::Kind;
     Ok(match answer.kind.ok_or_else(missing)? {
-        Kind::Vote(vote) => Ok(SnapshotAnswer { vote: vote_from_wire(vote) }),
+        Kind::Vote(vote) => Ok(SnapshotAnswer { vote: vote_from_wire(vote)? }),
         Kind::Mismatch(m) => Err(SnapshotMismatch {
             expect: SnapshotSegmentId { id: m.expect_id, offset: m.expect_offset },
             got: SnapshotSegmentId { id: m.got_id, offset: m.got_offset },
@@ -145,7 +146,7 @@ pub fn snapshot_answer_from_wire(answer: wire::SnapshotAnswer) -> io::Result<Res
 }
 
 fn vote(vote: Option<wire::Vote>) -> io::Result<Vote> {
-    vote.map(vote_from_wire).ok_or_else(missing)
+    vote_from_wire(vote.ok_or_else(missing)?)
 }
 
 fn optional(id: Option<wire::LogId>) -> io::Result<Option<LogId>> {

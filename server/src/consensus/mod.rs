@@ -27,11 +27,12 @@ pub mod published;
 mod types;
 
 #[cfg(test)]
+mod bad_bytes_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
@@ -44,13 +45,14 @@ use treelease_proto::time::{Ttl, WallTime};
 
 use self::confirm::{Confirmer, Unconfirmed};
 use self::events::Hub;
+use self::handover::Leaving;
 use self::log::{LogStore, Recovered};
 use self::machine::Machine;
 use self::network::Network;
 use self::peers::{Peers, QuorumAge};
 use self::proposer::{ProposeError, Proposer};
 use self::published::Published;
-use self::types::{Batch, Raft};
+use self::types::{Batch, Metrics, Raft};
 use crate::config::Token;
 use crate::failure::{FailStop, Failure, Result};
 use crate::lease::State;
@@ -150,7 +152,7 @@ pub struct Consensus {
     log: LogStore,
     pace: Pace,
     /// It gives the leadership of this term away: nothing new is proposed ([`handover`]).
-    leaving: AtomicU64,
+    leaving: Leaving,
     fail: FailStop,
     faults: Faults,
 }
@@ -182,7 +184,7 @@ impl Consensus {
         let counts = backend.counts();
         let recovered = Recovered::read(backend.load().map_err(broken)?).map_err(broken)?;
         let snapshots = SnapshotDir::open(&dir.join("snapshots")).map_err(broken)?;
-        let machine = Machine::open(snapshots, fail.clone()).map_err(broken)?.on(on.disk.clone(), faults);
+        let machine = Machine::open(snapshots, fail.clone()).map_err(broken)?.on(on.disk.clone(), faults).telling(peers.clone());
         if identity.initialized && !recovered.is_complete() {
             return Err(damaged_dir(dir, "log or vote are missing, though this node was complete once"));
         }
@@ -192,17 +194,18 @@ impl Consensus {
         let published = machine.published();
         let writer = on.disk.writer(backend, fail.clone()).map_err(|e| Failure::internal(format!("no thread: {e}")))?;
         let writer = Arc::new(writer);
-        let log = LogStore::new(recovered, writer.clone());
+        let log = LogStore::new(recovered, writer.clone()).telling(peers.clone());
         let config = Arc::new(raft_config(&pace)?);
         let raft = Raft::new(identity.node, config, network.clone(), log.clone(), machine)
             .await
             .map_err(|e| Failure::storage(format!("the log in {} cannot be used: {e}", dir.display())))?;
         network.tell_quorum(quorum_age(&raft));
-        peers.members_are(members::recovered(&raft).await?.nodes, published.state().node_ids());
-        members::follow(&raft, peers.clone(), published.clone());
+        let used = published.state().node_ids().clone();
+        peers.members_are(members::recovered(&raft).await?.nodes, &used);
+        members::follow(&raft, peers.clone(), network.clone(), published.clone());
         let proposer = Proposer::start(writes(raft.clone()));
         let confirmer = Confirmer::start(rounds(raft.clone()));
-        let (node, leaving) = (identity.node, AtomicU64::new(0));
+        let (node, leaving) = (identity.node, Leaving::default());
         let own =
             Self { node, raft, peers, network, published, proposer, confirmer, writer, counts, log, pace, leaving, fail, faults };
         own.watch_for_the_end();
@@ -339,7 +342,7 @@ impl Consensus {
         let metrics = metrics.borrow();
         // A follower cannot know by itself: the leader that it hears may be cut off together with it.
         let age = match metrics.state {
-            ServerState::Leader => metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            ServerState::Leader => self.quorum_ack(&metrics),
             _ => self.peers.quorum_age(),
         };
         let quorum = metrics.current_leader.is_some() && age.is_some_and(|age| age < self.pace.election_max);
@@ -369,18 +372,25 @@ impl Consensus {
         if metrics.running_state.is_err() {
             return Err(ProposeError::Stopping);
         }
-        if metrics.state == ServerState::Leader && metrics.current_term == self.leaving.load(Ordering::SeqCst) {
+        if metrics.state == ServerState::Leader && self.leaving.is(metrics.current_term) {
             return Err(ProposeError::NotLeading { leader: None });
         }
         if metrics.state != ServerState::Leader {
             return Err(ProposeError::NotLeading { leader: metrics.current_leader.filter(|id| *id != self.node) });
         }
-        let limit = self.pace.election_max.as_millis() as u64;
-        match metrics.millis_since_quorum_ack {
-            Some(ms) if ms < limit => Ok(()),
+        match self.quorum_ack(&metrics) {
+            Some(age) if age < self.pace.election_max => Ok(()),
             // A leader that is cut off never steps down by itself (STACK 1.6, trap 1), and knows no better leader to name.
             _ => Err(ProposeError::NoQuorum),
         }
+    }
+
+    /// How long ago a quorum has answered this leader. openraft says so each time that its core turns, and that waits for the disk:
+    /// so while a disk hangs its last word stands still, and would be young for ever. The others have elected another one then.
+    fn quorum_ack(&self, metrics: &Metrics) -> Option<Duration> {
+        let alone = metrics.membership_config.voter_ids().count() < 2;
+        let hangs = if alone { Duration::ZERO } else { self.writer.busy_for() };
+        metrics.millis_since_quorum_ack.map(|ms| Duration::from_millis(ms).max(hangs))
     }
 
     /// An error in openraft's core is final: it says so only in its metrics.

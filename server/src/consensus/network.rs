@@ -1,15 +1,15 @@
 //! To the other nodes, over gRPC. The only module of this crate that names tonic's client.
 //!
 //! Promises: `new_client` returns at once, because openraft's core waits for it (STACK 1.6): channels connect when first
-//! used, two for each address and kept, so that a crowd of forwarded calls never holds up a heartbeat. What the transport says
-//! is `Unreachable`, never an answer; an answer counts only if its stamp is the asked member's (I7, [`super::peers`]). A
+//! used, two for each member's address and kept as long as it is one, so that a crowd of forwarded calls never holds up a
+//! heartbeat, and nothing grows with the members that there once were. What the transport says is `Unreachable`, never an answer; an answer counts only if its stamp is the asked member's (I7, [`super::peers`]). A
 //! forwarded call that brought no word of the leader may have happened ([`Lost::Perhaps`]), unless it was never sent.
 //!
 //! It does not know what an entry or a call means.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::Duration;
 
 use openraft::error::{Fatal, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
@@ -106,6 +106,20 @@ impl Network {
         self.quorum_age.get().map_or(QuorumAge::Never, |age| age())
     }
 
+    /// The members have changed: what is kept for those that are none any more is let go.
+    pub fn members_changed(&self) {
+        self.channels().retain(|(addr, _), _| self.peers.keeps(addr));
+        self.away().retain(|id, _| self.peers.member(*id).is_some());
+    }
+
+    fn channels(&self) -> MutexGuard<'_, BTreeMap<(String, Lane), Channel>> {
+        self.channels.lock().expect("nothing panics while it holds the channels")
+    }
+
+    fn away(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
+        self.away.lock().expect("nothing panics while it holds the map")
+    }
+
     /// Asks whoever is at this address who it is.
     pub async fn hello(&self, addr: &str, node: NodeId) -> Result<wire::HelloAnswer, String> {
         let mut client = self.client(addr, Lane::Calls)?;
@@ -158,7 +172,7 @@ impl Network {
     }
 
     fn client(&self, addr: &str, lane: Lane) -> Result<RaftClient<Channel>, String> {
-        let mut channels = self.channels.lock().expect("nothing panics while it holds the channels");
+        let mut channels = self.channels();
         let channel = match channels.get(&(addr.to_owned(), lane)) {
             Some(channel) => channel.clone(),
             None => {
@@ -170,7 +184,10 @@ impl Network {
                     .keep_alive_while_idle(true)
                     .tcp_nodelay(true);
                 let channel = (self.dial.0)(&endpoint);
-                channels.insert((addr.to_owned(), lane), channel.clone());
+                // Who is asked once, to be taken in perhaps, is asked over a connection of its own.
+                if self.peers.keeps(addr) {
+                    channels.insert((addr.to_owned(), lane), channel.clone());
+                }
                 channel
             }
         };
@@ -209,11 +226,9 @@ type Error<E = RaftError<NodeId>> = RPCError<NodeId, Member, E>;
 impl Peer {
     fn unreachable<E: std::error::Error>(&self, why: impl Into<String>) -> Error<E> {
         let why = why.into();
-        let mut away = self.network.away.lock().expect("nothing panics while it holds the map");
-        if away.insert(self.id, why.clone()).is_none() {
+        if self.network.away().insert(self.id, why.clone()).is_none() {
             tracing::warn!("node {} at {} is not reached: {why}", self.id, self.member.addr);
         }
-        drop(away);
         RPCError::Unreachable(Unreachable::new(&io::Error::other(format!("node {} at {}: {why}", self.id, self.member.addr))))
     }
 
@@ -231,7 +246,7 @@ impl Peer {
     ) -> Result<T, Error<E>> {
         let answer = answer.map_err(|status| self.unreachable(said(&status)))?.into_inner();
         self.network.peers.check_answer(stamp(&answer), self.id, &self.member.disk).map_err(|why| self.unreachable(why))?;
-        let was_away = self.network.away.lock().expect("nothing panics while it holds the map").remove(&self.id);
+        let was_away = self.network.away().remove(&self.id);
         if was_away.is_some() {
             tracing::info!("node {} at {} is reached again", self.id, self.member.addr);
         }
@@ -305,3 +320,7 @@ fn is_at_the_door(status: &Status) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+#[path = "network_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@
 //! It does not know the network, and trusts what a stamp says: without TLS a name is only claimed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -111,7 +111,22 @@ impl Peers {
         let mut known = self.known.write().expect("nothing panics while it holds the members");
         let Some(known) = known.as_mut().filter(|_| !members.is_empty()) else { return };
         known.seen.extend(members.keys().chain(used));
+        self.answered().retain(|id, _| members.contains_key(id));
         known.members = members;
+    }
+
+    /// Some entry of this node's log, or a snapshot, names these numbers as members, or as former ones. The log itself is the
+    /// source, not the members of now: somebody may come and go between two looks at those, or before this node started.
+    pub fn were_used(&self, ids: impl IntoIterator<Item = NodeId>) {
+        let mut known = self.known.write().expect("nothing panics while it holds the members");
+        if let Some(known) = known.as_mut() {
+            known.seen.extend(ids);
+        }
+    }
+
+    /// Whether a connection to this address is worth keeping: it is a member's, or there are no members yet and it is listed.
+    pub fn keeps(&self, addr: &str) -> bool {
+        self.read().as_ref().is_none_or(|known| known.members.values().any(|member| member.addr == addr))
     }
 
     /// Where a member is reached.
@@ -162,7 +177,7 @@ impl Peers {
         self.for_us(stamp, self.read().as_ref())?;
         match stamp.node == asked && stamp.disk == disk {
             true => {
-                self.answered.lock().expect("nothing panics while it holds the times").insert(asked, Instant::now());
+                self.answered().insert(asked, Instant::now());
                 Ok(())
             }
             false => Err(format!(
@@ -196,6 +211,10 @@ impl Peers {
             ));
         }
         Ok(known)
+    }
+
+    fn answered(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
+        self.answered.lock().expect("nothing panics while it holds the times")
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Option<Known>> {
@@ -239,7 +258,7 @@ impl Peers {
 
     /// Who has answered this node within this time.
     pub fn answered_within(&self, limit: Duration) -> BTreeSet<NodeId> {
-        let answered = self.answered.lock().expect("nothing panics while it holds the times");
+        let answered = self.answered();
         answered.iter().filter(|(_, at)| at.elapsed() < limit).map(|(id, _)| *id).collect()
     }
 }
@@ -250,4 +269,4 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 #[path = "peers_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -4,12 +4,12 @@ use super::*;
 
 const TOUCH: Duration = Duration::from_secs(3600);
 
-fn formation() -> Formation {
+pub(in crate::consensus) fn formation() -> Formation {
     let member = |id: NodeId| (id, Member { addr: format!("host:{id}"), disk: format!("disk-{id}") });
     Formation { cluster: ClusterId::random(), members: BTreeMap::from([member(1), member(2), member(3)]) }
 }
 
-fn peers(node: NodeId, formation: Option<Formation>) -> Peers {
+pub(in crate::consensus) fn peers(node: NodeId, formation: Option<Formation>) -> Peers {
     Peers {
         node,
         disk: format!("disk-{node}"),
@@ -93,6 +93,33 @@ fn a_number_that_was_never_heard_of_is_believed_only_by_a_node_that_hears_no_lea
     three.members_are(formation().members, &BTreeSet::from([7]));
     let long_ago = Peers { out_of_touch: Duration::ZERO, ..three };
     assert!(long_ago.check(Some(&stamp)).unwrap_err().contains("was removed"));
+}
+
+#[test]
+fn a_number_that_the_log_has_ever_named_is_not_believed_again() {
+    let formed = formation();
+    let three = peers(3, Some(formed.clone()));
+    let members = BTreeMap::from([(7, Member { addr: "host:7".into(), disk: "disk-7".into() })]);
+    let stamp = peers(7, Some(Formation { members, ..formed.clone() })).stamp(3, "disk-3").unwrap();
+    assert_eq!(three.check(Some(&stamp)), Ok(7));
+    // It came and went while nobody looked.
+    three.were_used([1, 2, 3, 7]);
+    three.members_are(formed.members, &BTreeSet::new());
+    assert!(three.check(Some(&stamp)).unwrap_err().contains("was removed"));
+}
+
+#[test]
+fn who_is_no_member_any_more_has_not_answered() {
+    let formed = formation();
+    let two = peers(2, Some(formed.clone()));
+    let from = |id: NodeId| peers(id, Some(formed.clone())).stamp(2, "disk-2").unwrap();
+    for id in [1, 3] {
+        two.check_answer(Some(&from(id)), id, &format!("disk-{id}")).unwrap();
+    }
+    let mut members = formed.members.clone();
+    members.remove(&3);
+    two.members_are(members, &BTreeSet::new());
+    assert_eq!(two.answered_within(TOUCH), BTreeSet::from([1]));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::log::{LogStore, Recovered};
 use super::machine::Machine;
 use super::types::{Batch, Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use crate::failure::FailStop;
-use crate::store::identity::Member;
+use crate::store::identity::{Formation, Member};
 use crate::store::snapshot::SnapshotDir;
 use crate::store::writer::Writer;
 use crate::store::{Kind, Loaded};
@@ -67,6 +67,42 @@ async fn read_back(kind: Kind) {
     assert_eq!(again.read_committed().await.unwrap(), Some(log_id(3, 1, 8)));
     let state = again.get_log_state().await.unwrap();
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(3, 1, 4)), Some(log_id(3, 1, 11))));
+}
+
+/// Somebody came and went: while this node was away, or between its last snapshot and its restart.
+#[tokio::test]
+async fn i7_a_number_that_any_entry_of_the_log_names_is_not_believed_as_new_also_after_a_restart() {
+    use super::peers::tests::{formation, peers};
+    let formed = formation();
+    let named = BTreeMap::from([(7, Member { addr: "host:7".into(), disk: "disk-7".into() })]);
+    let stamp = peers(7, Some(Formation { members: named, ..formed.clone() })).stamp(3, "disk-3").unwrap();
+    let door = || Arc::new(peers(3, Some(formed.clone())));
+    let entry = |index, ids: &[u64]| Entry {
+        log_id: log_id(1, 1, index),
+        payload: EntryPayload::Membership(members(ids.iter().copied().collect())),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _, writer) = open(Kind::default(), dir.path());
+    let before = door();
+    assert_eq!(before.check(Some(&stamp)), Ok(7), "it hears no leader");
+    let mut log = log.telling(before.clone());
+    log.blocking_append([entry(0, &[1, 2, 3]), entry(1, &[1, 2, 3, 7]), entry(2, &[1, 2, 3])]).await.unwrap();
+    assert!(before.check(Some(&stamp)).unwrap_err().contains("was removed"));
+    writer.stop();
+
+    let (log, _, _) = open(Kind::default(), dir.path());
+    let after = door();
+    let _log = log.telling(after.clone());
+    assert!(after.check(Some(&stamp)).unwrap_err().contains("was removed"));
+
+    // Or it was told by a snapshot, whose members are those that it knows.
+    let (_, mut told, _) = open(Kind::default(), &dir.path().join("told"));
+    told.apply([entry(0, &[1, 2, 3]), entry(1, &[1, 2, 3, 7]), entry(2, &[1, 2, 3])]).await.unwrap();
+    let snapshot = told.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let (_, behind, _) = open(Kind::default(), &dir.path().join("behind"));
+    let third = door();
+    behind.telling(third.clone()).install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    assert!(third.check(Some(&stamp)).unwrap_err().contains("was removed"));
 }
 
 /// openraft purges as soon as a snapshot has been received; saving it takes longer. A node that is killed in between has
@@ -158,7 +194,7 @@ async fn a_snapshot_brings_the_state_back_after_a_restart() {
 
 proptest! {
     #[test]
-    fn entries_read_back_as_they_were_written(term in 0u64.., node in 0u64.., index in 0u64.., kind in 0..3, ids in prop::collection::btree_set(0u64..9, 0..5)) {
+    fn entries_read_back_as_they_were_written(term in 0..=codec::COUNT_MAX, node in 0u64.., index in 0..=codec::COUNT_MAX, kind in 0..3, ids in prop::collection::btree_set(0u64..9, 0..5)) {
         let payload = match kind {
             0 => EntryPayload::Blank,
             1 => batch_entry(0).payload,
@@ -169,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn votes_read_back_as_they_were_written(term in 0u64.., node in 0u64.., committed in any::<bool>()) {
+    fn votes_read_back_as_they_were_written(term in 0..=codec::COUNT_MAX, node in 0u64.., committed in any::<bool>()) {
         let vote = if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) };
         prop_assert_eq!(codec::vote_from_bytes(&codec::vote_to_bytes(&vote)).unwrap(), vote);
     }

@@ -62,6 +62,8 @@ pub type SnapshotMeta = openraft::SnapshotMeta<NodeId, Member>;
 pub type StorageError = openraft::StorageError<NodeId>;
 /// openraft's node.
 pub type Raft = openraft::Raft<TypeConfig>;
+/// What openraft says of itself.
+pub type Metrics = openraft::RaftMetrics<NodeId, Member>;
 /// Entries on their way to a peer.
 pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
 /// What the peer says.

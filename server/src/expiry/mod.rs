@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use treelease_proto::command::{Command, Leadership};
 use treelease_proto::epoch::Epoch;
-use treelease_proto::id::{SessionId, TreeId};
+use treelease_proto::id::{RequestKey, SessionId, TreeId};
 use treelease_proto::time::BootTime;
 
 use crate::lease::State;
@@ -27,6 +27,9 @@ pub const TICK: Duration = Duration::from_millis(100);
 pub const GAP: Duration = Duration::from_secs(1);
 const _: () = assert!(GAP.as_millis() >= 5 * TICK.as_millis());
 
+/// How long a restore may wait for its next piece: they come one right after the other, each asked for again for some seconds.
+pub const PIECE_LIMIT: Duration = Duration::from_secs(300);
+
 /// What has a deadline.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timed {
@@ -34,6 +37,8 @@ enum Timed {
     Cooling(TreeId),
     /// A lower TTL comes into force.
     Settle(SessionId),
+    /// The next piece of a restore.
+    Piece(RequestKey, u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +74,8 @@ pub struct Timers {
     sessions: BTreeMap<SessionId, SessionTimer>,
     coolings: BTreeMap<TreeId, CoolingTimer>,
     settles: BTreeMap<SessionId, SettleTimer>,
+    /// The restore whose next piece is waited for, and until when. It stays when it was named: the same one is not named twice.
+    piece: Option<(RequestKey, u32, Duration)>,
     /// The deadline of everything that was not named yet, soonest first.
     deadlines: BTreeSet<(Duration, Timed)>,
     last_tick: Option<BootTime>,
@@ -112,6 +119,22 @@ impl Timers {
         self.follow_sessions(state, now);
         self.follow_settles(state, now);
         self.follow_coolings(state, now);
+        self.follow_restore(state, now);
+    }
+
+    fn follow_restore(&mut self, state: &State, now: BootTime) {
+        let awaited = state.restoring().map(|(id, next)| (id.clone(), next));
+        if self.piece.as_ref().map(|(id, next, _)| (id.clone(), *next)) == awaited {
+            return;
+        }
+        if let Some((id, next, deadline)) = self.piece.take() {
+            self.deadlines.remove(&(deadline, Timed::Piece(id, next)));
+        }
+        if let Some((id, next)) = awaited {
+            let deadline = now.elapsed.saturating_add(PIECE_LIMIT);
+            self.deadlines.insert((deadline, Timed::Piece(id.clone(), next)));
+            self.piece = Some((id, next, deadline));
+        }
     }
 
     fn follow_sessions(&mut self, state: &State, now: BootTime) {
@@ -275,6 +298,7 @@ impl Timers {
                         due.push(Command::SettleTtl { session, incarnation: timer.incarnation, decided_under });
                     }
                 }
+                Timed::Piece(id, next) => due.push(Command::EndRestore { id, next, decided_under }),
                 Timed::Cooling(tree) => {
                     if let Some(timer) = self.coolings.get_mut(&tree) {
                         timer.named = true;

@@ -36,9 +36,15 @@ struct Leader {
 }
 
 impl Leader {
-    fn new() -> Self {
+    /// Without a tree.
+    fn empty() -> Self {
         let mut leader = Self { state: State::new(), timers: Timers::new(), now: BootTime::default(), index: 0 };
         leader.apply(Command::Found { cluster: id("eee", 1), ttl_min: Ttl::MIN, ttl_max: Ttl::MAX });
+        leader.lead();
+        leader
+    }
+    fn new() -> Self {
+        let mut leader = Self::empty();
         leader.apply(Command::AddTree { name: "dev".parse().unwrap(), tree: tree(), policy: Vec::new(), root: None });
         leader.lead();
         leader
@@ -350,6 +356,31 @@ fn a_lower_ttl_that_was_not_logged_is_due_again() {
     assert_eq!(leader.pass(secs(5)).len(), 1);
     leader.timers.unsettle(&session(1));
     assert!(matches!(leader.pass(secs(1))[..], [Command::SettleTtl { .. }]));
+}
+
+#[test]
+fn a_restore_whose_pieces_stop_coming_is_forgotten() {
+    let mut leader = Leader::empty();
+    let piece = |index, id| RestorePiece { id, index, count: 3, text: "x".into() };
+    let first = || -> RequestKey { id("ccc", 1) };
+    for index in 0..2 {
+        assert_eq!(leader.apply(Command::RestorePiece(piece(index, first()))), Answer::Done);
+        leader.follow();
+        assert!(leader.pass(PIECE_LIMIT - secs(1)).is_empty(), "each piece has its full time");
+    }
+    let due = leader.pass(secs(2));
+    assert!(matches!(&due[..], [Command::EndRestore { next: 2, .. }]), "{due:?}");
+    assert!(leader.pass(PIECE_LIMIT * 2).is_empty(), "once");
+    assert_eq!(leader.apply(due[0].clone()), Answer::Done);
+    leader.follow();
+    assert_eq!((leader.state.restoring(), leader.timers.next_deadline()), (None, None));
+    // A new leader times it anew, in full.
+    leader.apply(Command::RestorePiece(piece(0, first())));
+    leader.follow();
+    leader.pass(PIECE_LIMIT - secs(1));
+    leader.lead();
+    assert!(leader.pass(PIECE_LIMIT - secs(1)).is_empty());
+    assert!(matches!(leader.pass(secs(1))[..], [Command::EndRestore { next: 1, .. }]));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Histories {
             return;
         }
         let ring = self.0.entry(event.tree.clone()).or_default();
-        if ring.len() == HISTORY_MAX {
+        while ring.len() >= HISTORY_MAX {
             ring.pop_front();
         }
         ring.push_back(event);

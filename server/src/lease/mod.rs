@@ -130,7 +130,7 @@ pub struct State {
     /// A backup that comes in.
     #[serde(default)]
     restoring: Option<restore::Upload>,
-    /// One more whenever something changes that a leader times: a session, its TTL, its incarnation, a cooling.
+    /// One more whenever something changes that a leader times: a session, its TTL, its incarnation, a cooling, a restore.
     timed: u64,
     history: Histories,
     replay: Replay,
@@ -273,6 +273,7 @@ impl State {
                 self.takeover(new, reason, from_cluster, *above, context)
             }
             Command::RestorePiece(piece) => self.restore_piece(piece, context),
+            Command::EndRestore { id, next, decided_under } => self.end_restore(id, *next, *decided_under),
             Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
         }
@@ -313,6 +314,7 @@ impl State {
             | Command::Found { .. }
             | Command::OpenSession(_)
             | Command::RestorePiece(_)
+            | Command::EndRestore { .. }
             | Command::RaiseTtl { .. }
             | Command::SettleTtl { .. } => Vec::new(),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {

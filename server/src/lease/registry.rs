@@ -106,7 +106,9 @@ impl State {
 
     fn insert(&mut self, new: NewTree, policy: Policy) -> &mut Tree {
         // A cluster with a tree takes no backup.
-        self.restoring = None;
+        if self.restoring.take().is_some() {
+            self.timed += 1;
+        }
         let root = new.root.map(live);
         if let Some(root) = &root {
             self.roots.insert(root.id.clone(), new.tree.clone());

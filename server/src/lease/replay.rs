@@ -27,7 +27,7 @@ impl Replay {
 
     /// Remembers an answer. The key is new: `apply` has looked.
     pub(super) fn keep(&mut self, key: RequestKey, answer: Answer) {
-        if self.order.len() == REPLAY_MAX
+        while self.order.len() >= REPLAY_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.answers.remove(&oldest);

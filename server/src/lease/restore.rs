@@ -3,8 +3,8 @@
 //! It promises that only a cluster that has no tree, and never had one, takes a backup, whole and unaltered or not at all; that
 //! afterwards every epoch and run start is above all that the old cluster can have granted since (I1); that no session of it
 //! lives, and every tree is waited out for the largest TTL that either cluster takes, plus grace, and then fenced (I2): who
-//! held it after the backup was made is unknown. The new cluster has its own id and names its predecessors (I8). It does not
-//! know files: pieces of text come in order.
+//! held it after the backup was made is unknown. The new cluster has its own id and names its predecessors (I8). A backup whose
+//! pieces stop coming is forgotten when the leader's timers say so. It does not know files: pieces of text come in order.
 
 use serde::{Deserialize, Serialize};
 use treelease_proto::backup::{self, BACKUP_MAX};
@@ -18,11 +18,13 @@ use super::history::Context;
 use super::queue::Queue;
 use super::registry::EPOCH_BELIEVED;
 use super::tree::{Ended, How};
-use super::{State, Tree, TreeState, no_such_tree, refuse};
+use super::{State, Tree, TreeState, ignore, invariant, no_such_tree, refuse};
 
 /// By how much a restore lifts every epoch: a thousand grants a second would need eleven days to get there, and people can
 /// still read the number.
 pub const LIFT: u64 = 1_000_000_000;
+/// No cluster has had more events: a million a second would need longer than people have counted years.
+const REVISION_BELIEVED: u64 = 1 << 62;
 /// Most pieces of one backup.
 const PIECES_MAX: u32 = (4 * BACKUP_MAX / backup::PIECE_MAX) as u32;
 
@@ -40,6 +42,24 @@ impl State {
     /// The clusters whose backups this one has grown from, and theirs, oldest first.
     pub fn predecessors(&self) -> &[ClusterId] {
         &self.predecessors
+    }
+
+    /// The restore that is under way, and the piece that it waits for.
+    pub fn restoring(&self) -> Option<(&RequestKey, u32)> {
+        self.restoring.as_ref().map(|upload| (&upload.id, upload.next))
+    }
+
+    /// Its next piece did not come in time.
+    pub(super) fn end_restore(&mut self, id: &RequestKey, next: u32, under: Leadership) -> Answer {
+        if !self.leads(under) {
+            return ignore("decided under another leadership");
+        }
+        if self.restoring() != Some((id, next)) {
+            return ignore("that restore has gone on, or is over");
+        }
+        self.restoring = None;
+        self.timed += 1;
+        Answer::Done
     }
 
     /// One piece of a backup; the last one restores it.
@@ -74,10 +94,14 @@ impl State {
         } else {
             upload.next += 1;
             self.restoring = Some(upload);
+            self.timed += 1;
             return Answer::Done;
         };
         match restored {
-            Ok(()) => Answer::Done,
+            Ok(()) => {
+                self.timed += 1;
+                Answer::Done
+            }
             Err(refusal) => {
                 upload.text.truncate(len);
                 self.restoring = if piece.index == 0 { other } else { Some(upload) };
@@ -90,8 +114,11 @@ impl State {
     fn restore(&mut self, text: &str, context: &mut Context) -> Result<(), Box<Refusal>> {
         let no = |code, why: String| Box::new(Refusal::new(code, why));
         let (about, state) = backup::open(text).map_err(|bad| no(Code::Storage, format!("the backup cannot be used: {bad}")))?;
-        let old: State = serde_json::from_str(state)
+        let mut old: State = serde_json::from_str(state)
             .map_err(|e| no(Code::Storage, format!("the backup's state cannot be read: {e}; use the version that wrote it")))?;
+        old.was_read([]);
+        // Whoever writes a digest below it can write anything above it.
+        invariant::check(&old).map_err(|broken| no(Code::Storage, format!("the backup contradicts itself: {broken}")))?;
         let Some(from) = old.cluster.clone().filter(|cluster| *cluster == about.cluster) else {
             return Err(no(Code::Storage, "the backup does not say whose it is".into()));
         };
@@ -102,12 +129,15 @@ impl State {
         if let Some(tree) = too_high {
             return Err(no(Code::Config, format!("{} is at epoch {}, which cannot be lifted", tree.name, tree.last_epoch)));
         }
+        if old.revision > REVISION_BELIEVED {
+            return Err(no(Code::Config, format!("no cluster can have reached revision {}", old.revision)));
+        }
         // Sessions that the old cluster opened later may have had the longest TTL that it took.
         let ttl = self.ttl_max.max(old.ttl_max);
         self.revision = self.revision.max(old.revision);
         self.predecessors = old.predecessors;
         self.predecessors.push(from.clone());
-        self.copied_boots.extend(old.copied_boots.into_iter().filter(|boot| !boot.is_empty()));
+        old.copied_boots.into_iter().for_each(|boot| self.was_copied(boot));
         (self.names, self.roots, self.history) = (old.names, old.roots, old.history);
         // Ids that are never used again, and sides that a fence agent shut out, stay what they were.
         self.tombstones = old.tombstones;

@@ -179,17 +179,23 @@ impl State {
             return ignore(format!("the session goes on in run {} of the daemon", session.incarnation));
         }
         let (ttl, boot, held) = (session.outlives().get(), session.boot.clone(), session.held.clone());
-        if !boot.is_empty() && !self.copied_boots.contains(&boot) {
-            if self.copied_boots.len() == COPIED_MAX {
-                self.copied_boots.pop_front();
-            }
-            self.copied_boots.push_back(boot);
-        }
+        self.was_copied(boot);
         for tree in held {
             self.end_copied_lease(&tree, ttl, context);
         }
         self.end_session(id, "two machines renewed its session", context);
         Answer::Done
+    }
+
+    /// Of that kernel there is a copy. Of too many the oldest go.
+    pub(super) fn was_copied(&mut self, boot: String) {
+        if boot.is_empty() || self.copied_boots.contains(&boot) {
+            return;
+        }
+        while self.copied_boots.len() >= COPIED_MAX {
+            self.copied_boots.pop_front();
+        }
+        self.copied_boots.push_back(boot);
     }
 
     /// It is gone, with its places in queues. What it held is the caller's to end.

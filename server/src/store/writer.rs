@@ -2,16 +2,18 @@
 //!
 //! Promises: changes reach the disk in the order in which they were given, one after the other (votes and entries may not
 //! change places, I7); each caller's word comes only when its change is durable. The first error, or panic, of the backend
-//! is the last thing that the backend does: it is reported as final, and everything after it fails. It does not know what
-//! is written.
+//! is the last thing that the backend does: it is reported as final, and everything after it fails. Whoever asks is told how long
+//! the change takes that is being written: a disk may hang. It does not know what is written.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::disk::SimulatedDisk;
 use super::{Backend, WriteSet};
@@ -28,8 +30,21 @@ enum Job {
     Stop,
 }
 
+/// Since when the change is being written that is; none: nothing is.
+#[derive(Debug, Clone, Default)]
+struct Busy(Arc<Mutex<Option<Instant>>>);
+
+impl Busy {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().expect("nothing panics while it holds this") = since;
+    }
+}
+
 /// The way to the thread, or to the task.
-pub struct Writer(Hand);
+pub struct Writer {
+    hand: Hand,
+    busy: Busy,
+}
 
 enum Hand {
     Thread { jobs: SyncSender<Job>, thread: Mutex<Option<JoinHandle<()>>> },
@@ -64,32 +79,47 @@ impl Writer {
     pub fn start(backend: impl Backend, fail: FailStop) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel::<Job>(WAITING_MAX);
         let mut held = Held { backend: Some(backend), fail };
+        let busy = Busy::default();
+        let writes = busy.clone();
         let work = move || {
             while let Ok(Job::Commit(change, done)) = inbox.recv() {
-                done(held.commit(&change));
+                writes.set(Some(Instant::now()));
+                let written = held.commit(&change);
+                writes.set(None);
+                done(written);
             }
         };
         let thread = std::thread::Builder::new().name("raft-log".into()).spawn(work)?;
-        Ok(Self(Hand::Thread { jobs, thread: Mutex::new(Some(thread)) }))
+        Ok(Self { hand: Hand::Thread { jobs, thread: Mutex::new(Some(thread)) }, busy })
     }
 
     /// Starts a task instead, which takes as long as that disk says.
     pub fn start_as_task(backend: impl Backend, disk: Arc<dyn SimulatedDisk>, fail: FailStop) -> Self {
         let (jobs, mut inbox) = mpsc::channel(WAITING_MAX);
         let mut held = Held { backend: Some(backend), fail };
+        let busy = Busy::default();
+        let writes = busy.clone();
         tokio::spawn(async move {
             while let Some(Job::Commit(change, done)) = inbox.recv().await {
+                writes.set(Some(Instant::now()));
                 tokio::time::sleep(disk.takes(&change)).await;
-                done(held.commit(&change));
+                let written = held.commit(&change);
+                writes.set(None);
+                done(written);
             }
         });
-        Self(Hand::Task(jobs))
+        Self { hand: Hand::Task(jobs), busy }
+    }
+
+    /// For how long the change is being written that is; zero: nothing is.
+    pub fn busy_for(&self) -> Duration {
+        self.busy.0.lock().expect("nothing panics while it holds this").map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Gives a change to the thread. `done` is called from there; never if the thread has stopped, then it is dropped.
     pub fn commit(&self, change: WriteSet, done: Done) {
         let job = Job::Commit(change, done);
-        let back = match &self.0 {
+        let back = match &self.hand {
             Hand::Thread { jobs, .. } => jobs.send(job).map_err(|e| e.0),
             Hand::Task(jobs) => jobs.try_send(job).map_err(mpsc::error::TrySendError::into_inner),
         };
@@ -101,7 +131,7 @@ impl Writer {
     /// Waits until everything given before is on disk and the backend is closed. Blocks.
     pub fn stop(&self) {
         // A task ends with its runtime.
-        let Hand::Thread { jobs, thread } = &self.0 else { return };
+        let Hand::Thread { jobs, thread } = &self.hand else { return };
         // A thread that has ended already has closed its inbox: nothing to tell it.
         let _ = jobs.send(Job::Stop);
         if let Some(thread) = thread.lock().expect("only taken here").take()

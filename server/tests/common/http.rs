@@ -1,4 +1,5 @@
 //! A caller of `--admin`, as simple as a probe.
+#![allow(dead_code)] // each test file uses a part
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

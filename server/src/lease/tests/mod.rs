@@ -6,6 +6,7 @@
 mod breaking;
 mod coming_back;
 mod copied;
+mod damaged_backups;
 mod ending;
 mod explore;
 mod explore_fences;

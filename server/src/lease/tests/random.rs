@@ -16,7 +16,7 @@ const CONTROL_RUNS: usize = 240;
 
 /// One drawn command.
 #[derive(Debug, Clone)]
-struct Draw {
+pub(super) struct Draw {
     what: u8,
     side: usize,
     tree: u64,
@@ -26,7 +26,7 @@ struct Draw {
     repeat: bool,
 }
 
-fn draw() -> impl Strategy<Value = Draw> {
+pub(super) fn draw() -> impl Strategy<Value = Draw> {
     (0..42u8, 0..SIDES.len(), 1..=TREES, 0..8u8, any::<u8>(), prop::bool::weighted(0.05))
         .prop_map(|(what, side, tree, current, extra, repeat)| Draw { what, side, tree, current, extra, repeat })
 }
@@ -182,7 +182,7 @@ fn start(fault: Fault) -> World {
 }
 
 /// Carries a sequence out; the first complaint of oracle or invariants.
-fn carry_out(fault: Fault, draws: &[Draw]) -> Result<World, String> {
+pub(super) fn carry_out(fault: Fault, draws: &[Draw]) -> Result<World, String> {
     let mut world = start(fault);
     let mut oracle = Oracle::default();
     let mut last: Option<(RequestKey, Command)> = None;

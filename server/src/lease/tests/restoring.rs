@@ -19,7 +19,7 @@ fn backup_of(world: &World) -> String {
 }
 
 /// Founded as another cluster, and empty.
-fn other_cluster(n: u64) -> World {
+pub(super) fn other_cluster(n: u64) -> World {
     let mut world = World::empty();
     let found = Command::Found { cluster: cluster_id(n), ttl_min: Ttl::MIN, ttl_max: Ttl::new(Duration::from_secs(30)) };
     assert_eq!(world.run(found), Answer::Done);
@@ -27,7 +27,7 @@ fn other_cluster(n: u64) -> World {
     world
 }
 
-fn upload(world: &mut World, text: &str) -> Answer {
+pub(super) fn upload(world: &mut World, text: &str) -> Answer {
     let pieces = pieces(text);
     let count = pieces.len() as u32;
     let mut last = Answer::Done;
@@ -155,6 +155,44 @@ fn an_altered_a_cut_and_a_mixed_backup_change_nothing() {
     // And after all that, the whole one.
     assert_eq!(upload(&mut new, &text), Answer::Done);
     assert_eq!(new.state.trees().count(), old.state.trees().count());
+}
+
+#[test]
+fn a_restore_that_was_left_is_forgotten_with_all_that_came_of_it() {
+    let mut new = other_cluster(2);
+    let before = new.state.clone();
+    let piece = |index| Command::RestorePiece(RestorePiece { id: key(1), index, count: 3, text: "x".repeat(1 << 15) });
+    let end = |world: &World, next| Command::EndRestore { id: key(1), next, decided_under: world.leadership() };
+    assert_eq!(new.run(piece(0)), Answer::Done);
+    let early = Command::EndRestore { id: key(1), next: 1, decided_under: Leadership(0) };
+    assert!(ignored(&new.run(early)), "it was decided under another leadership");
+    assert_eq!(new.run(piece(1)), Answer::Done);
+    let late = end(&new, 1);
+    assert!(ignored(&new.run(late)), "the piece came after all");
+    let now = end(&new, 2);
+    assert_eq!(new.run(now), Answer::Done);
+    assert_eq!(new.state.restoring(), None);
+    let size = |state: &State| serde_json::to_string(state).unwrap().len();
+    assert!(size(&new.state) < size(&before) + (1 << 15), "no piece of it is in a snapshot");
+    assert_eq!(code(new.run(piece(2))), Code::Busy);
+}
+
+#[test]
+fn remembered_kernels_of_both_clusters_have_one_limit() {
+    let copies = |world: &mut World, kind: &str| {
+        for n in 0..crate::lease::COPIED_MAX as u64 {
+            let open = OpenSession { boot: format!("{kind}-{n}"), ..open_of("a", session_id(100 + n)) };
+            world.run(Command::OpenSession(open));
+            assert_eq!(world.run(Command::EndCopied { session: session_id(100 + n), incarnation: 1 }), Answer::Done);
+        }
+    };
+    let (mut old, mut new) = (World::new(), other_cluster(2));
+    copies(&mut old, "old");
+    copies(&mut new, "new");
+    assert_eq!(upload(&mut new, &backup_of(&old)), Answer::Done);
+    assert_eq!(new.state.copied_boots.len(), crate::lease::COPIED_MAX);
+    copies(&mut new, "later");
+    assert_eq!(new.state.copied_boots.len(), crate::lease::COPIED_MAX);
 }
 
 #[test]
