@@ -26,6 +26,7 @@
 mod acquire;
 mod ending;
 mod fencing;
+mod guards;
 mod history;
 pub mod invariant;
 mod nodes;
@@ -268,6 +269,7 @@ impl State {
             }
             Command::RestorePiece(piece) => self.restore_piece(piece, context),
             Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
+            Command::Obeys { tree, session, mode_no } => self.obeys(tree, session, *mode_no, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
         }
     }
@@ -337,6 +339,7 @@ impl State {
             | Command::AddTree { tree, .. }
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
+            | Command::Obeys { tree, .. }
             | Command::RaiseEpoch { tree, .. }
             | Command::SetRoot { tree, .. }
             | Command::RemoveRoot { tree, .. }

@@ -179,6 +179,12 @@ pub struct Tree {
     /// Sides against which a fence agent was run.
     #[serde(default)]
     pub(super) fenced: BTreeMap<SideName, Fenced>,
+    /// Counts the changes of the policy's mode.
+    #[serde(default)]
+    pub(super) mode_no: u64,
+    /// The sides that ever mounted it, and the number of the mode that each has confirmed last.
+    #[serde(default)]
+    pub(super) guards: BTreeMap<SideName, u64>,
 }
 
 impl Tree {
@@ -197,6 +203,8 @@ impl Tree {
             declined: String::new(),
             coolings: 0,
             fenced: BTreeMap::new(),
+            mode_no: 0,
+            guards: BTreeMap::new(),
         }
     }
 
