@@ -161,6 +161,20 @@ impl SideService for Daemon {
         let holds: Vec<String> = self.0.live.lock().unwrap().iter().map(hold).collect();
         Ok(Response::new(wire::HoldsAnswer { json: format!(r#"{{"schema":1,"holds":[{}]}}"#, holds.join(",")) }))
     }
+
+    async fn writers(&self, request: Request<wire::WritersRequest>) -> Result<Response<wire::WritersAnswer>, Status> {
+        if request.into_inner().tree == "gone" {
+            let refusal = wire::LocalRefusal {
+                code: "not_found".into(),
+                message: "there is no tree \"gone\"".into(),
+                ..Default::default()
+            };
+            return Ok(Response::new(wire::WritersAnswer { json: String::new(), refused: Some(refusal) }));
+        }
+        let json = r#"{"schema":1,"writers":[{"tree":"free","pid":812,"uid":1000,"command":"gsd","path":"notes.db","count":9,
+            "refused":3,"first":"2026-01-01T00:00:00Z","last":"2026-01-01T00:00:05Z","a_later_key":1}]}"#;
+        Ok(Response::new(wire::WritersAnswer { json: json.into(), refused: None }))
+    }
 }
 
 /// A side with a played daemon.
@@ -205,6 +219,20 @@ fn a_commands_code_and_output_are_its_own() {
     assert_eq!((went.code, went.out.as_str(), went.err.as_str()), (Some(7), "out\n", "err\n"));
     let went = world.run(&["run", "--tree", "free", "--", "sh", "-c", "kill -KILL $$"]);
     assert_eq!((went.code, went.out.as_str(), went.err.as_str()), (Some(137), "", ""));
+}
+
+#[test]
+fn who_wrote_lately_is_a_table_or_the_daemons_json() {
+    let world = World::new();
+    let went = world.run(&["writers"]);
+    let row = |word: &str| went.out.lines().nth(1).is_some_and(|line| line.split_whitespace().any(|cell| cell == word));
+    assert_eq!((went.code, went.out.lines().count()), (Some(0), 2), "{went:?}");
+    assert!(["free", "812", "1000", "gsd", "9", "3", "notes.db"].into_iter().all(row), "{went:?}");
+    let went = world.run(&["writers", "free", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&went.out).unwrap();
+    assert_eq!((&json["writers"][0]["refused"], &json["writers"][0]["a_later_key"]), (&3.into(), &1.into()));
+    let went = world.run(&["writers", "gone"]);
+    assert_eq!((went.code, went.out.as_str()), (Some(66), ""), "{went:?}");
 }
 
 #[test]

@@ -348,6 +348,15 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// A side's guard of a tree obeys the policy's mode of that number, and nothing that an earlier one let through is in flight.
+    Obeys {
+        /// Which tree.
+        tree: TreeId,
+        /// Whose guard.
+        session: SessionId,
+        /// [`TreeStatus::mode_no`](crate::tree::TreeStatus::mode_no) of the mode.
+        mode_no: u64,
+    },
     /// A side tells what happened there, for the history.
     Report {
         /// Under which lease.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, RunStart};
 use crate::id::{ClusterId, MarkerLock, RootId, SessionId, SideName, TreeId, TreeName};
-use crate::policy::Policy;
+use crate::policy::{Mode, Policy};
 use crate::time::{Ttl, WallTime};
 
 /// Who has the lease.
@@ -189,6 +189,27 @@ pub struct TreeStatus {
     pub witness: Option<MarkerLock>,
     /// Sides that a fence agent was run against, and that get nothing here until their access was given back.
     pub fenced: Vec<FencedSide>,
+    /// Counts the changes of the policy's mode.
+    pub mode_no: u64,
+    /// The sides that ever mounted it, and whether each has confirmed the present mode.
+    pub guards: Vec<GuardOf>,
+}
+
+impl TreeStatus {
+    /// The sides that have not confirmed yet that their guard enforces; empty where nothing is to be enforced.
+    pub fn not_enforced_by(&self) -> impl Iterator<Item = &SideName> {
+        let enforces = self.policy.mode == Mode::Enforce;
+        self.guards.iter().filter(move |guard| enforces && !guard.obeys).map(|guard| &guard.side)
+    }
+}
+
+/// A side that ever mounted a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardOf {
+    /// Who.
+    pub side: SideName,
+    /// Its guard has confirmed the policy's present mode.
+    pub obeys: bool,
 }
 
 /// A side that a fence agent was run against.

@@ -218,6 +218,16 @@ impl LocalClient {
         Ok(self.taken(answer)?.json)
     }
 
+    /// The JSON of `writers`; an empty tree: of all.
+    pub async fn writers(&mut self, tree: &str) -> Result<String, Failure> {
+        let answer = tokio::time::timeout(QUICK, self.client.writers(wire::WritersRequest { tree: tree.into() })).await;
+        let answer = self.taken(answer)?;
+        match answer.refused {
+            Some(refusal) => Err(from_local(refusal)),
+            None => Ok(answer.json),
+        }
+    }
+
     fn taken<T>(
         &self,
         answer: Result<Result<tonic::Response<T>, tonic::Status>, tokio::time::error::Elapsed>,

@@ -84,6 +84,9 @@ pub struct TreeReport {
     pub holds: Vec<HoldReport>,
     #[serde(default)]
     pub not_enforced_by: Vec<String>,
+    /// The sides that ever mounted it, and whether each has confirmed the present mode.
+    #[serde(default)]
+    pub guards: Vec<GuardReport>,
     pub fence: Option<FenceReport>,
     /// Sides that a fence agent was run against, and that get nothing here until they are unfenced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -160,6 +163,15 @@ pub struct HoldReport {
     pub note: String,
 }
 
+/// A side that ever mounted the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardReport {
+    /// Who.
+    pub side: String,
+    /// Its guard has confirmed the policy's present mode.
+    pub obeys: bool,
+}
+
 /// A side that a fence agent was run against.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)] // the keys say it
@@ -211,6 +223,33 @@ pub struct StatusFile {
 pub struct HoldsReport {
     pub schema: u32,
     pub holds: Vec<HoldReport>,
+}
+
+/// `writers -o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct WritersReport {
+    pub schema: u32,
+    pub writers: Vec<WriterReport>,
+}
+
+/// A process that wrote lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct WriterReport {
+    /// The tree's name.
+    pub tree: String,
+    pub pid: u32,
+    pub uid: u32,
+    pub command: String,
+    /// Where it was refused last; if it never was, where it wrote last. Below the tree's root.
+    pub path: String,
+    /// How often it wrote.
+    pub count: u64,
+    /// How often it was refused, or in `observe` would have been.
+    pub refused: u64,
+    pub first: WallTime,
+    pub last: WallTime,
 }
 
 /// One line of `watch -o json`.
@@ -353,7 +392,8 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         waiters: tree.waiters.iter().map(WaiterReport::from).collect(),
         requests: tree.waiters.iter().filter(|waiter| waiter.asked).map(RequestReport::from).collect(),
         holds: local.holds,
-        not_enforced_by: Vec::new(),
+        guards: tree.guards.iter().map(|g| GuardReport { side: g.side.to_string(), obeys: g.obeys }).collect(),
+        not_enforced_by: tree.not_enforced_by().map(SideName::to_string).collect(),
         fence: (tree.state == StateName::Fencing).then(|| FenceReport::new(tree, local.witness)),
         fenced: tree.fenced.iter().map(FencedReport::from).collect(),
         roots: tree

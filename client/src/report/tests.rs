@@ -9,6 +9,7 @@ use crate::words::id::{ClusterId, LockKind, MarkerLock, Place, SessionId, TreeId
 use crate::words::policy::Policy;
 use crate::words::refusal::Code;
 use crate::words::time::Ttl;
+use crate::words::tree::GuardOf;
 
 fn tree() -> TreeStatus {
     let epoch = Epoch::from_raw(42);
@@ -52,6 +53,8 @@ fn tree() -> TreeStatus {
         declined: String::new(),
         witness: None,
         fenced: vec![],
+        mode_no: 0,
+        guards: vec![],
     }
 }
 
@@ -171,4 +174,23 @@ fn an_error_names_the_next_thing_to_type() {
     let json = serde_json::to_value(ErrorReport::from(&failure)).unwrap();
     has_keys(&json, "schema code message holder next");
     assert_eq!((&json["code"], &json["next"]), (&"held".into(), &"treelease acquire dev --ask".into()));
+}
+
+#[test]
+fn writers_have_the_contracts_keys() {
+    let at = WallTime::parse("2026-11-21T09:14:00Z");
+    let (tree, command, path) = ("dev".into(), "gsd".into(), "notes.db".into());
+    let one = WriterReport { tree, pid: 812, uid: 1000, command, path, count: 9, refused: 0, first: at, last: at };
+    let json = serde_json::to_value(WritersReport { schema: SCHEMA, writers: vec![one] }).unwrap();
+    has_keys(&json, "schema writers");
+    has_keys(&json["writers"][0], "tree pid uid command path count refused first last");
+}
+
+#[test]
+fn who_does_not_enforce_yet_is_named_only_while_something_is_to_be_enforced() {
+    let guard = |side: &str, obeys| GuardOf { side: side.parse().unwrap(), obeys };
+    let guards = vec![guard("pod", false), guard("workstation", true)];
+    let of = |mode| TreeStatus { guards: guards.clone(), policy: Policy { mode, ..Policy::default() }, ..tree() };
+    assert_eq!(tree_report(&of(Mode::Enforce), None, None).not_enforced_by, ["pod"]);
+    assert!(tree_report(&of(Mode::Observe), None, None).not_enforced_by.is_empty());
 }

@@ -64,6 +64,7 @@ impl Daemon {
             Call::AddMount(..) | Call::HandOver(..) | Call::Follow(..) => None,
             Call::Hold(_, request, _) => Some(request.tree.clone()),
             Call::GiveUp(request, _) => Some(request.tree.clone()),
+            Call::Writers(request, _) if !request.tree.is_empty() => Some(request.tree.clone()),
             _ => return self.do_call(call, now),
         };
         if self.parked.len() >= PARKED_MAX || named.is_some_and(|name| self.find_tree(&name).is_ok()) {
@@ -101,6 +102,9 @@ impl Daemon {
                 if let Ok(holds) = self.holds_answer(&request.tree).or_else(|_| self.holds_answer("")) {
                     let _ = answer.send(holds);
                 }
+            }
+            Call::Writers(request, answer) => {
+                let _ = answer.send(self.writers_answer(&request.tree));
             }
             Call::Hold(id, request, answers) => {
                 if let Err(failure) = self.hold(&id, request, &answers, now) {

@@ -65,6 +65,8 @@ pub(crate) enum Done {
     Shut(Epoch),
     /// Permits ended and storage confirmed before rest; `Err(true)`: a write-back error.
     Settled(u64, Result<(), bool>),
+    /// What an earlier mode let through has ended and is on the storage; for the mode of that number.
+    ModeSettled(u64, bool),
     /// A first write waits at the gate.
     FirstWrite,
     /// A write ended after the deadline.
@@ -156,6 +158,8 @@ impl Daemon {
             Effect::AskWitness(of) => self.ask_witness(id, of),
             Effect::TellWitness(of, marker) => self.tell_witness(id, of, marker),
             Effect::DropWitness => self.drop_witness(id),
+            Effect::SettleMode(no) => self.settle_mode(id, no),
+            Effect::TellObeys(no) => self.tell_obeys(id, no),
             Effect::Step(step) => self.step(id, step, now),
             Effect::HoldGranted(hold) => self.hold_granted(id, &hold),
             Effect::HoldWaits(hold) => self.hold_waits(id, &hold),
@@ -546,6 +550,11 @@ impl Daemon {
                 tree.side.handle_witness_answer(of, &answer, now);
                 self.read_table_soon(now);
             }
+            Done::Answer(Purpose::Obeys(no), answer) => {
+                tree.side.handle_obeys_answer(no, answer == Ok(Answer::Done));
+                self.read_table_soon(now);
+            }
+            Done::ModeSettled(no, settled) => tree.side.handle_mode_settled(no, settled),
             Done::Locked(epoch, no, result) => self.handle_locked(id, epoch, no, result, now),
             Done::LookedAfter(epoch, looked) => self.handle_looked_after(id, epoch, looked, now),
             Done::Asked(of, lock) => self.handle_asked(id, of, lock, now),

@@ -17,6 +17,7 @@
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
 //! | `clock` | what follows when this machine's clock was wrong |
 //! | `locks` | the marker's lock: taken, looked after, let go of; and the ended lease's, asked for |
+//! | `modes` | what follows when the policy's mode changes |
 //! | `root` | marker, stamp and left-overs at a grant (I8) |
 //! | `report` | how things stand, as JSON |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
@@ -27,6 +28,7 @@ mod effects;
 mod flushes;
 mod following;
 mod locks;
+mod modes;
 mod mounts;
 mod report;
 mod root;

@@ -2,14 +2,16 @@
 //! virtual `.treelease/` in each mounted root. Built from what the loop remembers: no network, no storage.
 
 use jiff::SignedDuration;
-use treelease_client::report::{HoldReport, HolderReport, LocalTree, Report, StatusFile};
+use treelease_client::local::to_local;
+use treelease_client::report::{HoldReport, HolderReport, LocalTree, Report, SCHEMA, StatusFile, WriterReport, WritersReport};
 use treelease_client::words::refusal::Code;
 use treelease_client::words::time::{BootTime, WallTime};
 use treelease_client::words::tree::{StateName, TreeStatus};
-use treelease_client::words::wire::{HoldsAnswer, ReportAnswer};
+use treelease_client::words::wire::{HoldsAnswer, ReportAnswer, WritersAnswer};
 
 use super::state_dir::replace;
 use super::{Daemon, Tree};
+use crate::fuse::Writer;
 
 impl Daemon {
     /// A moment on the elapsed-time clock as wall time, for people.
@@ -105,6 +107,35 @@ impl Daemon {
             .collect();
         let report = treelease_client::report::HoldsReport { schema: treelease_client::report::SCHEMA, holds };
         Ok(HoldsAnswer { json: serde_json::to_string(&report).expect("a report is plain data") })
+    }
+
+    /// Who wrote lately in one tree, or in all. Only what is mounted here has writers.
+    pub(super) fn writers_answer(&mut self, tree: &str) -> WritersAnswer {
+        if !tree.is_empty()
+            && let Err(failure) = self.find_tree(tree)
+        {
+            return WritersAnswer { refused: Some(to_local(&failure)), json: String::new() };
+        }
+        let named = |t: &&Tree| tree.is_empty() || t.side.name.as_str() == tree || t.side.id.as_str() == tree;
+        let writers = self.trees.values().filter(named).flat_map(|t| self.writers_of(t)).collect();
+        let report = WritersReport { schema: SCHEMA, writers };
+        WritersAnswer { json: serde_json::to_string(&report).expect("a report is plain data"), refused: None }
+    }
+
+    fn writers_of(&self, tree: &Tree) -> Vec<WriterReport> {
+        let Some(mounted) = &tree.mounted else { return Vec::new() };
+        let row = |w: Writer| WriterReport {
+            tree: tree.side.name.to_string(),
+            pid: w.pid,
+            uid: w.uid,
+            command: w.command,
+            path: w.path,
+            count: w.count,
+            refused: w.refused,
+            first: self.wall_of(w.first),
+            last: self.wall_of(w.last),
+        };
+        mounted.mount.writers().into_iter().map(row).collect()
     }
 
     /// Replaces the state file and the virtual files.

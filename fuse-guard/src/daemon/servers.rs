@@ -41,6 +41,8 @@ pub(crate) enum Purpose {
     Witness(super::tree::Attempt),
     /// An answer to the rest or active of that number.
     Rest(u64),
+    /// An answer to the word that this side's guard obeys the mode of that number.
+    Obeys(u64),
     /// Sent until it is answered; the answer changes nothing here.
     Tell,
 }

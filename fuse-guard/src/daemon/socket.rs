@@ -24,6 +24,7 @@ use treelease_client::words::wire::side_server::{Side, SideServer};
 use treelease_client::words::wire::{
     AddMountAnswer, AddMountRequest, DownRequest, FollowAnswer, FollowRequest, GiveUpRequest, HandOverRequest, HoldAnswer,
     HoldRequest, HoldsAnswer, HoldsRequest, Progress, RemoveMountAnswer, RemoveMountRequest, ReportAnswer, ReportRequest,
+    WritersAnswer, WritersRequest,
 };
 
 /// The most calls that the loop has not seen to yet; more wait at the socket.
@@ -54,6 +55,8 @@ pub enum Call {
     Down(DownRequest, mpsc::Sender<Progress>),
     /// What keeps leases here.
     Holds(HoldsRequest, oneshot::Sender<HoldsAnswer>),
+    /// Who wrote lately.
+    Writers(WritersRequest, oneshot::Sender<WritersAnswer>),
 }
 
 /// The service over the loop's mailbox.
@@ -169,6 +172,11 @@ impl Side for Face {
     async fn holds(&self, request: Request<HoldsRequest>) -> Result<Response<HoldsAnswer>, Status> {
         self.check(&request)?;
         self.ask(|answer| Call::Holds(request.into_inner(), answer)).await
+    }
+
+    async fn writers(&self, request: Request<WritersRequest>) -> Result<Response<WritersAnswer>, Status> {
+        self.check(&request)?;
+        self.ask(|answer| Call::Writers(request.into_inner(), answer)).await
     }
 }
 

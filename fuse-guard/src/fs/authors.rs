@@ -55,7 +55,7 @@ pub struct Authors {
 }
 
 /// The field `starttime` of `/proc/PID/stat`, in ticks since boot. The name before it may contain anything.
-fn started(stat: &str) -> Option<u64> {
+pub(super) fn started(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 

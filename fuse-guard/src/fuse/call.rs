@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use treelease_client::words::time::BootTime;
+
 use super::Shared;
 use super::answer::Answer;
 use crate::fs::Fs;
@@ -61,11 +63,13 @@ impl Call {
     /// Gate again: the permit ends, and what finished after the deadline is an error and a report.
     pub(super) fn finish<A: Answer>(&self, permit: Permit, result: Result<A::Value>) -> Result<A::Value> {
         let fs = &self.shared.fs;
-        if let Some(why) = permit.would_refuse() {
-            self.report(why, false);
-        }
         let now = fs.gate.now();
-        fs.writers.wrote(self.who.pid, self.op.as_str(), || self.path(), now);
+        if let Some(why) = permit.would_refuse() {
+            self.would_refuse(why, now);
+        }
+        if self.op.changes_storage() && result.is_ok() {
+            fs.writers.wrote(self.who, self.on, || self.path(), now);
+        }
         match permit.finish(now) {
             // An error of its own says that nothing was changed; an I/O error does not say so.
             Err(by) if result.as_ref().err().is_none_or(|why| *why == reason::LATE) => {
@@ -81,12 +85,21 @@ impl Call {
     }
 
     pub(super) fn refuse<A: Answer>(&self, why: Errno, reply: A) {
+        let fs = &self.shared.fs;
+        fs.writers.refused(self.who, self.on, || self.path(), fs.gate.now());
         self.report(why, true);
         if self.op.page_cache() {
             // The kernel believes that its page is written: the next open drops it.
             self.shared.fs.nodes.get(self.on).iter().for_each(|node| node.spoil());
         }
         reply.send(&self.shared.fs, Err(why));
+    }
+
+    /// `observe` let it through. Said once for each process and file: the rest is counted.
+    fn would_refuse(&self, why: Errno, now: BootTime) {
+        if self.shared.fs.writers.refused(self.who, self.on, || self.path(), now) {
+            self.report(why, false);
+        }
     }
 
     fn report(&self, why: Errno, enforced: bool) {

@@ -36,7 +36,7 @@ use super::{Face, Shared, beneath};
 use crate::fs::Fs;
 use crate::fs::authors::Authors;
 use crate::fs::faults::Faults;
-use crate::fs::inode::{Node, stat_fd};
+use crate::fs::inode::{Node, ROOT, stat_fd};
 pub use crate::fs::writers::Writer;
 use crate::fs::writers::command_of;
 use crate::gate::{Counts, Gate, Hooks, Outcome, Right, Standing};
@@ -483,9 +483,11 @@ impl Mount {
         self.fs().gate.counts()
     }
 
-    /// Who wrote lately, the latest first.
+    /// Who wrote lately, or was (would have been) refused, the latest first.
     pub fn writers(&self) -> Vec<Writer> {
-        self.fs().writers.report()
+        let nodes = &self.fs().nodes;
+        let named = |id| nodes.get(id).ok().filter(|node| node.id == ROOT || !node.known_names().is_empty());
+        self.fs().writers.report(|id| named(id).map(|node| nodes.path_of(&node)))
     }
 
     /// Sets files of the virtual `.treelease/`.

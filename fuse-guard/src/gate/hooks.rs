@@ -4,11 +4,12 @@ use std::time::Duration;
 
 /// The daemon's ears. Called from FUSE threads: none of these may block or call back into the mount.
 pub trait Hooks: Send + Sync {
-    /// A mutation waits for the lease. Called once for each time that the row of waiters begins.
+    /// A mutation waits for the lease. Called once for each time that the row of waiters begins; in `observe`, where none waits, once
+    /// in a while.
     fn wants_lease(&self);
     /// A system call that the gate admitted finished after the deadline.
     fn late_write(&self, what: LateWrite);
-    /// An operation was refused, or would have been (`observe`).
+    /// An operation was refused; or would have been (`observe`), for the first time by this process on this file.
     fn refused(&self, what: Refused);
 }
 

@@ -183,11 +183,7 @@ impl Gate {
             Verdict::Admit => {
                 inner.tally.admitted.fetch_add(1, Ordering::Relaxed);
                 let would_refuse = match standing.mode {
-                    Mode::Observe => match judge(&standing, op, handle, now) {
-                        Verdict::Admit => None,
-                        Verdict::Stale => Some(Errno::STALE),
-                        Verdict::ReadOnly | Verdict::Wait => Some(Errno::ROFS),
-                    },
+                    Mode::Observe => self.would_refuse(&standing, judge(&standing, op, handle, now), now),
                     Mode::Off | Mode::Enforce => None,
                 };
                 if would_refuse.is_some() {
@@ -198,6 +194,20 @@ impl Gate {
             verdict => {
                 inner.uncount(op);
                 self.say_no(&standing, op, verdict)
+            }
+        }
+    }
+
+    /// In `observe`: what `enforce` would have said. What would have waited wants the lease as it would have there, so that the record
+    /// is of sides that meet; on a tree that is held by another side it counts as refused, elsewhere as granted.
+    fn would_refuse(&self, standing: &Standing, verdict: Verdict, now: BootTime) -> Option<Errno> {
+        match verdict {
+            Verdict::Admit => None,
+            Verdict::Stale => Some(Errno::STALE),
+            Verdict::ReadOnly => Some(Errno::ROFS),
+            Verdict::Wait => {
+                self.want_lease_lately(now);
+                (standing.right == Right::Read && !standing.free).then_some(Errno::ROFS)
             }
         }
     }

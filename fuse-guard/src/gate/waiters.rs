@@ -22,7 +22,7 @@ use treelease_client::words::time::BootTime;
 
 use super::permits::{Admission, Gate, Permit};
 use super::{Op, Opened, Outcome, Right, Standing};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, lock};
 
 /// Operations that may wait at the same time; one more is refused at once.
 pub const MAX_WAITING: usize = 1024;
@@ -71,6 +71,8 @@ pub(super) struct Waiters {
     carrying: AtomicUsize,
     /// After a refused wait: under which serial, and when.
     refused: Mutex<Option<(u64, BootTime)>>,
+    /// In `observe`: when the lease was asked for last, in milliseconds of elapsed time, plus one.
+    asked: AtomicU64,
 }
 
 #[derive(Default)]
@@ -133,6 +135,16 @@ impl Gate {
         };
         drop(queue);
         (parked.job)(turn);
+    }
+
+    /// Nothing waits, and the lease is wanted all the same (`observe`): the loop is told so once in a while.
+    pub(super) fn want_lease_lately(&self, now: BootTime) {
+        let (asked, ms) = (&self.inner.waiters.asked, now.elapsed.as_millis() as u64 + 1);
+        let before = asked.load(Ordering::Relaxed);
+        let due = before == 0 || ms >= before + ASK_AGAIN.as_millis() as u64;
+        if due && asked.compare_exchange(before, ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.inner.hooks.wants_lease();
+        }
     }
 
     /// Operations that wait or are being carried out after a wait.

@@ -321,6 +321,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             decided_under
         }),
         (tree_id(), epoch(), text()).prop_map(|(tree, above, reason)| Command::RaiseEpoch { tree, above, reason }),
+        (tree_id(), session_id(), any::<u64>()).prop_map(|(tree, session, mode_no)| Command::Obeys { tree, session, mode_no }),
         (lease(), event_kind(), text(), any::<u64>()).prop_map(|(lease, event, reason, count)| Command::Report {
             lease,
             event,
@@ -346,11 +347,14 @@ pub(super) fn tree_status() -> impl Strategy<Value = TreeStatus> {
     let remaining = any::<u32>().prop_map(|ms| Duration::from_millis(ms.into()));
     let ended = (1..u64::MAX).prop_map(Epoch::from_raw);
     let rest = (text(), of(ttl()), of(remaining), of(ended), of(side()), text(), of(marker_lock()), vec(fenced_side(), 0..3));
-    (what, run, rest).prop_map(
+    let guard = (side(), any::<bool>()).prop_map(|(side, obeys)| GuardOf { side, obeys });
+    let guards = (any::<u64>(), vec(guard, 0..3));
+    (what, run, rest, guards).prop_map(
         |(
             (id, name, policy, roots, state, holder),
             (at_rest, epoch, start, run_side, last_end, waiters, attempt),
             (why, ttl, remaining, ended_epoch, ended_side, declined, witness, fenced),
+            (mode_no, guards),
         )| TreeStatus {
             id,
             name,
@@ -373,6 +377,8 @@ pub(super) fn tree_status() -> impl Strategy<Value = TreeStatus> {
             declined,
             witness,
             fenced,
+            mode_no,
+            guards,
         },
     )
 }

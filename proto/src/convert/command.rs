@@ -182,6 +182,9 @@ impl From<&Command> for wire::Command {
             Command::RaiseEpoch { tree, above, reason } => {
                 Kind::RaiseEpoch(wire::RaiseEpoch { tree: tree.to_string(), above_epoch: above.get(), reason: say(reason) })
             }
+            Command::Obeys { tree, session, mode_no } => {
+                Kind::Obeys(wire::Obeys { tree: tree.to_string(), session: session.to_string(), mode_no: *mode_no })
+            }
             Command::Report { lease, event, reason, count } => Kind::Report(wire::Report {
                 tree: lease.tree.to_string(),
                 session: lease.session.to_string(),
@@ -333,6 +336,9 @@ impl TryFrom<wire::Command> for Command {
                 above: Epoch::from_raw(c.above_epoch),
                 reason: text("reason", c.reason)?,
             },
+            Kind::Obeys(c) => {
+                Command::Obeys { tree: id("tree", &c.tree)?, session: id("session", &c.session)?, mode_no: c.mode_no }
+            }
             Kind::Report(c) => Command::Report {
                 lease: lease(&c.tree, &c.session, c.epoch)?,
                 event: event_kind("event", &c.event)?,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::epoch::{Epoch, RunStart};
 use crate::time::WallTime;
-use crate::tree::{FencedSide, Holder, Root, RootState, StateName, TreeStatus, Waiter};
+use crate::tree::{FencedSide, GuardOf, Holder, Root, RootState, StateName, TreeStatus, Waiter};
 use crate::wire;
 
 pub(super) fn root_state(field: &'static str, s: &str) -> Out<RootState> {
@@ -104,6 +104,19 @@ impl TryFrom<wire::FencedSide> for FencedSide {
     }
 }
 
+impl From<&GuardOf> for wire::GuardOf {
+    fn from(g: &GuardOf) -> Self {
+        Self { side: g.side.to_string(), obeys: g.obeys }
+    }
+}
+
+impl TryFrom<wire::GuardOf> for GuardOf {
+    type Error = BadMessage;
+    fn try_from(g: wire::GuardOf) -> Out<Self> {
+        Ok(Self { side: id("guard.side", &g.side)?, obeys: g.obeys })
+    }
+}
+
 impl From<&TreeStatus> for wire::Tree {
     fn from(t: &TreeStatus) -> Self {
         Self {
@@ -129,6 +142,8 @@ impl From<&TreeStatus> for wire::Tree {
             run_side: or_empty(t.run_side.as_ref()),
             witness: t.witness.as_ref().map(Into::into),
             fenced: t.fenced.iter().map(Into::into).collect(),
+            mode_no: t.mode_no,
+            guards: t.guards.iter().map(Into::into).collect(),
         }
     }
 }
@@ -159,6 +174,8 @@ impl TryFrom<wire::Tree> for TreeStatus {
             declined: sentence("tree.declined", t.declined)?,
             witness: marker_lock(t.witness)?,
             fenced: each("tree.fenced", t.fenced)?,
+            mode_no: t.mode_no,
+            guards: each("tree.guards", t.guards)?,
         })
     }
 }

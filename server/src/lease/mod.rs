@@ -26,6 +26,7 @@
 mod acquire;
 mod ending;
 mod fencing;
+mod guards;
 mod history;
 pub mod invariant;
 mod nodes;
@@ -275,6 +276,7 @@ impl State {
             Command::RestorePiece(piece) => self.restore_piece(piece, context),
             Command::EndRestore { id, next, decided_under } => self.end_restore(id, *next, *decided_under),
             Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
+            Command::Obeys { tree, session, mode_no } => self.obeys(tree, session, *mode_no, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
         }
     }
@@ -345,6 +347,7 @@ impl State {
             | Command::AddTree { tree, .. }
             | Command::SetPolicy { tree, .. }
             | Command::AddRoot { tree, .. }
+            | Command::Obeys { tree, .. }
             | Command::RaiseEpoch { tree, .. }
             | Command::FenceTest { tree, .. }
             | Command::FenceTested { tree, .. }

@@ -124,7 +124,7 @@ impl State {
             return refuse(Code::Config, format!("{} is retired, for ever", tree.name));
         }
         match changed(&tree.policy, pairs) {
-            Ok(policy) => tree.policy = policy,
+            Ok(policy) => tree.follow(policy),
             Err(why) => return refuse(Code::Config, why),
         }
         let said: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -128,6 +128,8 @@ impl State {
             ended_side: tree.ended().and_then(|ended| ended.side.clone()),
             declined: tree.declined.clone(),
             fenced: tree.fenced_sides(),
+            mode_no: tree.mode_no,
+            guards: tree.guards_now(),
             witness: held.map_or_else(|| tree.ended().and_then(|ended| ended.marker.clone()), |held| held.marker.clone()),
         })
     }

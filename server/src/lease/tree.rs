@@ -183,6 +183,12 @@ pub struct Tree {
     /// Its agent is to be tried.
     #[serde(default)]
     pub(super) trial: Option<Trial>,
+    /// Counts the changes of the policy's mode.
+    #[serde(default)]
+    pub(super) mode_no: u64,
+    /// The sides that ever mounted it, and the number of the mode that each has confirmed last.
+    #[serde(default)]
+    pub(super) guards: BTreeMap<SideName, u64>,
 }
 
 impl Tree {
@@ -202,6 +208,8 @@ impl Tree {
             coolings: 0,
             fenced: BTreeMap::new(),
             trial: None,
+            mode_no: 0,
+            guards: BTreeMap::new(),
         }
     }
 

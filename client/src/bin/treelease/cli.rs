@@ -134,6 +134,7 @@ pub enum Command {
     Watch(commands::watch::WatchArgs),
     History(commands::history::HistoryArgs),
     Holds(commands::holds::HoldsArgs),
+    Writers(commands::writers::WritersArgs),
     Tree(commands::tree::TreeArgs),
     Cluster(commands::cluster::ClusterArgs),
     Break(commands::break_lease::BreakArgs),

@@ -28,6 +28,7 @@ mod end;
 mod hold;
 mod line;
 mod lock;
+mod mode;
 mod owed;
 mod rest;
 #[cfg(test)]
@@ -192,6 +193,11 @@ pub enum Effect {
     TellWitness(Attempt, MarkerLock),
     /// Let go of it.
     DropWitness,
+    /// The mode began to refuse, by the change of that number: end what is in flight and have the storage confirm what was written;
+    /// answer with [`TreeSide::handle_mode_settled`].
+    SettleMode(u64),
+    /// Tell the servers that this side's guard obeys the mode; answer with [`TreeSide::handle_obeys_answer`].
+    TellObeys(u64),
     /// One step of a handoff; answer with the matching `handle_…` of [`end`].
     Step(crate::handoff::Step),
     /// A hold begins to count.
@@ -254,6 +260,7 @@ pub struct TreeSide {
     /// The epoch for which the servers were, or may have been, told that the lock is had.
     lock_told: Option<Epoch>,
     asking: witness::Asking,
+    obeying: mode::Obeying,
     ever_run: Epoch,
     first_write_until: Option<BootTime>,
     first_write_pause: Option<BootTime>,
@@ -314,6 +321,7 @@ impl TreeSide {
             lock_no: 0,
             lock_told: None,
             asking: witness::Asking::default(),
+            obeying: mode::Obeying::default(),
             ever_run: Epoch::ZERO,
             first_write_until: None,
             first_write_pause: None,
@@ -493,6 +501,7 @@ impl TreeSide {
             self.effects
                 .extend(self.holds.values().filter(|h| h.pending()).map(|h| Effect::HoldWaits(h.id.clone())).collect::<Vec<_>>());
         }
+        self.consider_mode();
         self.consider_witness(now);
         self.pump(now);
     }
@@ -667,6 +676,7 @@ impl TreeSide {
     /// under way goes on, and nothing is written through the mount.
     pub fn handle_mounted(&mut self, now: BootTime) {
         self.mounted = true;
+        self.begin_strict();
         self.checked = Epoch::ZERO;
         if let Phase::Opening { grant, .. } | Phase::CarryingOut { grant } | Phase::Open { grant, .. } = &self.phase {
             let grant = grant.clone();
@@ -765,7 +775,8 @@ impl TreeSide {
 
     /// A mutation waits at the gate.
     pub fn handle_first_write(&mut self, now: BootTime) {
-        let takes = self.policy.mode == Mode::Enforce && self.policy.first_write == FirstWrite::Acquire;
+        // In `observe` too, where nothing waits: so the record shows who would have been in whose way.
+        let takes = self.policy.mode != Mode::Off && self.policy.first_write == FirstWrite::Acquire;
         let paused = self.first_write_pause.is_some_and(|until| now < until);
         match self.phase {
             Phase::Reader if takes && !paused && !self.down => {

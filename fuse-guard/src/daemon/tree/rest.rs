@@ -11,6 +11,8 @@
 //! - What comes back is for the try that it names: a flush of an earlier try says nothing about what was written since, and an
 //!   answer to an earlier word opens nothing.
 //! - A write-back error found on the way ends the lease: it is reported once, so it counts for the epoch.
+//!
+//! In `observe` no operation waits, so the first two are a rehearsal there like all else (server/SAFETY.md).
 
 use std::time::Duration;
 
@@ -78,8 +80,8 @@ impl TreeSide {
 
     fn rest_due(&self) -> Option<BootTime> {
         let Phase::Open { opened, .. } = &self.phase else { return None };
-        let enforced = self.mounted && self.policy.mode == Mode::Enforce;
-        if self.rest != Rest::Awake || !enforced || self.lapsed {
+        let rests = self.mounted && self.policy.mode != Mode::Off;
+        if self.rest != Rest::Awake || !rests || self.lapsed {
             return None;
         }
         let latest = self.last_mutation.max(self.woke).max(Some(*opened))?;

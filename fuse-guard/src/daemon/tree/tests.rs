@@ -6,13 +6,14 @@ use treelease_client::words::command::{Answer, Grant};
 use treelease_client::words::epoch::{Epoch, RunStart};
 use treelease_client::words::id::{HoldId, SessionId, SideName, TreeId};
 use treelease_client::words::time::{BootTime, WallTime};
-use treelease_client::words::tree::{End, Holder, StateName, TreeStatus, Waiter};
+use treelease_client::words::tree::{End, GuardOf, Holder, StateName, TreeStatus, Waiter};
 
 use super::*;
 
 mod first_writes;
 mod giving_way;
 mod locks;
+mod modes;
 mod old_sessions;
 mod resumed;
 mod unmounted;
@@ -90,6 +91,8 @@ impl World {
             declined: String::new(),
             witness: None,
             fenced: vec![],
+            mode_no: 0,
+            guards: vec![GuardOf { side: self.tree.me.clone(), obeys: true }],
         }
     }
 

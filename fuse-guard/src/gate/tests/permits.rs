@@ -7,8 +7,9 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::policy::Mode;
 
+use super::super::waiters::ASK_AGAIN;
 use super::super::{Admission, Op, Opened, Right, Standing};
-use super::{stand, standing, write_for};
+use super::{Stand, stand, standing, write_for};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 
 #[test]
@@ -102,4 +103,24 @@ fn observe_lets_through_and_counts_what_it_would_have_refused() {
     let Admission::Permit(permit) = at.gate.admit(Op::Mkdir, None) else { panic!("refused") };
     assert_eq!(permit.would_refuse(), Some(Errno::ROFS));
     assert_eq!((at.gate.counts().would_refuse, at.gate.counts().refused), (1, 0));
+}
+
+#[test]
+fn observe_wants_the_lease_where_enforce_would_have_waited_and_counts_that_only_while_another_side_holds_the_tree() {
+    let waits = |free| Standing { mode: Mode::Observe, may_wait: true, free, ..standing(Right::Read) };
+    let at = stand(waits(true));
+    let would_refuse = |at: &Stand| match at.gate.admit(Op::Mkdir, None) {
+        Admission::Permit(permit) => permit.would_refuse(),
+        _ => panic!("refused"),
+    };
+    let wanted = |at: &Stand| at.ears.wanted.load(Ordering::SeqCst);
+    assert_eq!((would_refuse(&at), wanted(&at)), (None, 1), "it would have waited, and been granted");
+    assert_eq!((would_refuse(&at), wanted(&at)), (None, 1), "not said with every write");
+    at.clock.advance(ASK_AGAIN);
+    at.gate.publish(waits(false));
+    assert_eq!((would_refuse(&at), wanted(&at)), (Some(Errno::ROFS), 2));
+    let right = write_for(100, at.gate.now());
+    at.gate.publish(Standing { mode: Mode::Observe, ..standing(right) });
+    assert_eq!((would_refuse(&at), wanted(&at)), (None, 2), "the holder");
+    assert_eq!((at.gate.counts().would_refuse, at.gate.counts().refused, at.gate.waiting()), (1, 0, 0));
 }

@@ -12,6 +12,7 @@ mod explore;
 mod explore_fences;
 mod fences;
 mod granting;
+mod guards;
 mod nodes;
 mod oracle;
 mod queueing;

@@ -82,6 +82,7 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
             let session = status.waiters.first().map_or(lease.session.clone(), |w| w.session.clone());
             Command::GateClosed(LeaseRef { session: if d.extra.is_multiple_of(2) { session } else { lease.session }, ..lease })
         }
+        16 if d.extra.is_multiple_of(4) => Command::Obeys { tree, session, mode_no: u64::from(d.extra % 3) },
         16 => Command::Rest { lease, number: step + 1 },
         17 => Command::Active { lease, number: step + 1, marker: d.extra.is_multiple_of(2).then(|| lock_of(d)) },
         18 => Command::Rest { lease, number: step / 2 },
@@ -98,6 +99,8 @@ fn concrete(state: &State, d: &Draw, step: u64) -> Command {
                 ("takeover", "any"),
                 ("grace", "1s"),
                 ("fence", "exec:nas"),
+                ("mode", "observe"),
+                ("mode", "enforce"),
             ];
             Command::SetPolicy { tree, policy: pairs(&[value[usize::from(d.extra) % value.len()]]) }
         }

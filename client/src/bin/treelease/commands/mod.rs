@@ -28,6 +28,7 @@ pub mod up_parts;
 pub mod version;
 pub mod wait;
 pub mod watch;
+pub mod writers;
 
 use treelease_client::error::Failure;
 use treelease_client::local::Progress;
@@ -53,6 +54,7 @@ pub async fn dispatch(ctx: &Ctx, command: Command) -> Result<u8, Failure> {
         Command::Watch(args) => watch::run(ctx, args).await,
         Command::History(args) => history::run(ctx, args).await,
         Command::Holds(args) => holds::run(ctx, args).await,
+        Command::Writers(args) => writers::run(ctx, args).await,
         Command::Tree(args) => tree::run(ctx, args).await,
         Command::Cluster(args) => cluster::run(ctx, args).await,
         Command::Break(args) => break_lease::run(ctx, args).await,

@@ -1,0 +1,66 @@
+//! Whose guards obey the policy's mode (`off`, `observe`, `enforce`): `enforce` is complete only when every side that ever
+//! mounted the tree has confirmed it (DESIGN 4).
+//!
+//! It promises that a confirmation counts for the very change of the mode that it names: one that was under way while the mode
+//! changed is none of the new one. *Why a number, not the mode:* from `enforce` to `observe` and back, an old word for `enforce`
+//! would say that nothing is in flight of what `observe` let through.
+//!
+//! It decides nothing about leases: those are granted in every mode, and I1 does not ask who obeys.
+
+use treelease_proto::command::{Answer, Event, EventKind};
+use treelease_proto::id::{SessionId, TreeId};
+use treelease_proto::policy::{Mode, Policy};
+use treelease_proto::refusal::Code;
+use treelease_proto::tree::GuardOf;
+
+use super::history::Context;
+use super::{State, Tree, ignore, no_such_tree, refuse};
+
+/// Sides remembered for one tree: as many as can queue for it.
+pub const GUARDS_MAX: usize = super::MAX_WAITERS;
+
+impl Tree {
+    /// Its owner has decided anew.
+    pub(super) fn follow(&mut self, policy: Policy) {
+        if policy.mode != self.policy.mode {
+            self.mode_no += 1;
+        }
+        self.policy = policy;
+    }
+
+    pub(super) fn guards_now(&self) -> Vec<GuardOf> {
+        self.guards.iter().map(|(side, no)| GuardOf { side: side.clone(), obeys: *no == self.mode_no }).collect()
+    }
+
+    fn all_obey(&self) -> bool {
+        self.guards.values().all(|no| *no == self.mode_no)
+    }
+}
+
+impl State {
+    /// A side has mounted the tree, or follows a changed mode.
+    pub(super) fn obeys(&mut self, id: &TreeId, session: &SessionId, mode_no: u64, context: &mut Context) -> Answer {
+        let Some(side) = self.sessions.get(session).map(|session| session.side.clone()) else {
+            return ignore("there is no such session");
+        };
+        let Some(tree) = self.trees.get_mut(id) else { return no_such_tree(id) };
+        if mode_no > tree.mode_no {
+            return refuse(Code::Usage, format!("{} has had {} changes of its mode, not {mode_no}", tree.name, tree.mode_no));
+        }
+        if !tree.guards.contains_key(&side) && tree.guards.len() >= GUARDS_MAX {
+            return refuse(Code::Limit, format!("{GUARDS_MAX} sides have mounted {} already", tree.name));
+        }
+        if tree.guards.get(&side).is_some_and(|known| *known >= mode_no) {
+            return if mode_no < tree.mode_no { ignore("the mode has changed since") } else { Answer::Done };
+        }
+        let before = tree.all_obey();
+        // An older one than the present is kept too: that side has the tree mounted, and does not obey yet.
+        tree.guards.insert(side, mode_no);
+        if tree.all_obey() && !before && tree.policy.mode == Mode::Enforce {
+            let reason = "mode=enforce is obeyed by every side that ever mounted the tree".to_owned();
+            let event = Event { reason, ..tree.event(EventKind::Policy, context) };
+            context.happened(event);
+        }
+        Answer::Done
+    }
+}

@@ -1,0 +1,55 @@
+//! `enforce` is complete when every side that ever mounted the tree has confirmed it.
+
+use super::*;
+
+fn obeys(session: &SessionId, mode_no: u64) -> Command {
+    Command::Obeys { tree: tree_id(1), session: session.clone(), mode_no }
+}
+
+fn missing(world: &World) -> Vec<String> {
+    world.status().not_enforced_by().map(ToString::to_string).collect()
+}
+
+#[test]
+fn enforce_is_complete_when_every_side_that_ever_mounted_the_tree_has_confirmed_it() {
+    let mut world = World::new();
+    let (a, b) = (world.open("a", 1), world.open("b", 2));
+    assert_eq!(world.run(obeys(&a, 0)), Answer::Done);
+    assert_eq!(world.run(obeys(&b, 0)), Answer::Done);
+    assert!(missing(&world).is_empty());
+    world.set("mode", "observe");
+    assert!(missing(&world).is_empty(), "nothing is to be enforced");
+    assert_eq!(world.run(obeys(&a, 1)), Answer::Done);
+    world.set("mode", "enforce");
+    assert_eq!(missing(&world), ["a", "b"], "a word for the first `enforce` is none for this one");
+    world.run(obeys(&a, 2));
+    assert_eq!(missing(&world), ["b"]);
+    assert!(world.events.is_empty());
+    world.run(Command::CloseSession { session: b.clone() });
+    assert_eq!(missing(&world), ["b"], "that it is away is no confirmation");
+    let again = world.open("b", 3);
+    world.run(obeys(&again, 2));
+    assert!(missing(&world).is_empty());
+    assert_eq!(world.kinds(), [EventKind::Policy], "that it is complete is told");
+}
+
+#[test]
+fn a_confirmation_that_was_under_way_while_the_mode_changed_counts_for_the_old_one_alone() {
+    let mut world = World::new();
+    let a = world.open("a", 1);
+    world.run(obeys(&a, 0));
+    world.set("mode", "observe");
+    world.set("mode", "enforce");
+    assert!(matches!(world.run(obeys(&a, 0)), Answer::Ignored { .. }));
+    assert_eq!(world.run(obeys(&a, 1)), Answer::Done);
+    assert_eq!(missing(&world), ["a"]);
+    assert_eq!(code(world.run(obeys(&a, 3))), Code::Usage, "nor can one come before the change");
+    assert_eq!(world.run(obeys(&a, 2)), Answer::Done);
+    world.set("grace", "1s");
+    assert!(missing(&world).is_empty(), "another key is no change of the mode");
+    let b = world.open("b", 2);
+    world.run(obeys(&b, 1));
+    assert_eq!(missing(&world), ["b"], "who is first heard of under an earlier mode has it mounted, and does not obey yet");
+    let nobody = session_id(99);
+    assert!(matches!(world.run(obeys(&nobody, 2)), Answer::Ignored { .. }));
+}
