@@ -15,15 +15,8 @@ use tempfile::TempDir;
 /// By this exit code an agent says that it did nothing.
 const NOTHING_DONE: i32 = 75;
 
-/// Lists every line of the stand-in's directory as `exportfs -s` does; `-ra` is what makes them count.
-const EXPORTFS: &str = r#"#!/bin/sh
-set -eu
-echo "$*" >> "$STAND_IN/exportfs-calls"
-case $1 in
--ra) cat "$STAND_IN"/exports "$STAND_IN"/exports.d/*.exports 2>/dev/null > "$STAND_IN/etab" || : ;;
--s) sed -E 's/^([^ ]+) ([^(]+)\(([^)]*)\)$/\1  \2(sync,wdelay,hide,\3,sec=sys)/' "$STAND_IN/etab" ;;
-esac
-"#;
+/// Lists what lies in a directory as `exportfs -s` does; `-ra` is what makes it count.
+const EXPORTFS: &str = include_str!("fence_ready_made/exportfs");
 
 /// Whether an attempt is still wanted.
 const TREELEASE: &str = r#"#!/bin/sh

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use treelease_tests::hosts::{Server, Side, World, quick, wait_for};
@@ -48,6 +48,14 @@ impl Story {
     fn begun() -> Story {
         let world = World::new();
         let _ = agent_in(&world);
+        let story = Story::in_world(world);
+        wait_for(LONG, "the agent is run", || story.file("began").exists());
+        assert_eq!(story.state(), "fencing", "the control: as long as the agent has not succeeded, nobody is let in");
+        story
+    }
+
+    /// With the agent that is configured there.
+    fn in_world(world: World) -> Story {
         let server = world.server();
         let a = world.side("workstation", &server).fault("no_lock");
         let b = world.side("pod", &server);
@@ -63,10 +71,7 @@ impl Story {
         a.kill_daemon();
         writer.kill().and_then(|()| writer.wait()).unwrap();
         let waiting = b.treelease(&["acquire", "dev", "--wait", "5m"]).spawn().unwrap();
-        let story = Story { _server: server, a, b, waiting, world };
-        wait_for(LONG, "the agent is run", || story.file("began").exists());
-        assert_eq!(story.state(), "fencing", "the control: as long as the agent has not succeeded, nobody is let in");
-        story
+        Story { _server: server, a, b, waiting, world }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -143,4 +148,40 @@ fn an_agent_is_tried_before_it_is_needed_and_its_failure_is_told() {
     assert_eq!(calls, "test dev workstation\ntest dev pod\n");
     let status = side.tree_status("dev");
     assert!(status["state"] == "free" && status["fenced"].is_null(), "{status}");
+}
+
+#[test]
+fn the_ready_made_agent_of_an_nfs_server_gives_the_old_holder_another_fsid_and_lets_the_next_side_in() {
+    let world = World::new();
+    let (dir, bin) = (world.directory("nas"), world.directory("nas/bin"));
+    let executable = |path: PathBuf, text: &str| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    executable(bin.join("exportfs"), include_str!("fence_ready_made/exportfs"));
+    let agent = executable(dir.join("nfs-export"), include_str!("../../deploy/fence/nfs-export"));
+    let (conf, exported) = (dir.join("conf"), dir.join("exports.d/treelease-dev@workstation.exports"));
+    let at = dir.display();
+    let text = format!(
+        "via env PATH={at}/bin:/usr/bin:/bin STAND_IN={at}\nexports_d {at}/exports.d\nsettle 0\n\
+         export dev workstation 10.0.0.11 /srv/dev rw,sync\n"
+    );
+    std::fs::write(&conf, text).unwrap();
+    std::fs::write(dir.join("exports"), "").unwrap();
+    std::fs::write(dir.join("etab"), "").unwrap();
+    let config = format!("[fence.nas]\ncommand = [{agent:?}, {conf:?}]\ndeadline = \"5m\"\n");
+    std::fs::write(world.directory("server").join("server.toml"), config).unwrap();
+    let by_hand = Command::new(&agent).arg(&conf).args(["export", "dev", "workstation"]).output().unwrap();
+    assert!(by_hand.status.success(), "{by_hand:?}");
+    let before = std::fs::read_to_string(&exported).unwrap();
+
+    let mut story = Story::in_world(world);
+    assert!(story.waiting.wait().unwrap().success());
+    assert!(story.told("fenced", "the agent `nas` has fenced workstation"));
+    let after = std::fs::read_to_string(&exported).unwrap();
+    assert!(before != after && after.starts_with("/srv/dev 10.0.0.11(rw,sync,fsid="), "{before}{after}");
+    story.b.ok(&["fence", "unfence", "dev", "workstation", "--reason", "it was mounted anew"]);
+    wait_for(LONG, "its way back is free", || story.told("unfenced", "given workstation its access back"));
+    assert_eq!(std::fs::read_to_string(&exported).unwrap(), after, "a mount that was made meanwhile lives on");
 }
