@@ -146,6 +146,54 @@ fn a_backup_of_one_node_goes_into_three_and_a_backup_of_three_is_the_leaders() {
     assert_eq!((said.json()["trees"].as_u64(), said.json()["cluster"].as_str()), (Some(31), Some(&*cluster_of(&operator))));
 }
 
+/// One backup in two clusters: both know the tree, both grant, in equal numbers. Whose side stamps first has the directory.
+#[test]
+fn i8_two_clusters_that_have_grown_from_one_do_not_both_open_a_gate() {
+    let world = World::new();
+    let mut old = world.server();
+    // Nothing here is about a lease that runs out on a starved machine.
+    let side = world.side("workstation", &old).ttl("60s");
+    world.tree(&side, "dev", &quick(&[]));
+    side.mount("dev", &world.lower("dev"));
+    turn(&side, "one");
+    let file = world.path("backup");
+    side.ok(&["cluster", "backup", file.to_str().unwrap()]);
+    old.kill();
+    let _first = Server::start_at(world.directory("server-2"), old.address());
+    let second = Server::start(world.directory("server-3"));
+    let other = world.side("pod", &second).ttl("60s");
+    for side in [&side, &other] {
+        side.ok(&["cluster", "restore", file.to_str().unwrap()]);
+        let cluster = cluster_of(side);
+        // A daemon that ran before must have met the new one, or it does not know what there is to follow.
+        wait_for(LIMIT, "it follows the new cluster", || {
+            side.run(&["follow", &cluster, "--reason", "the old node is gone"]).code == 0 || !stands(side).is_empty()
+        });
+        wait_for(LIMIT, "it sees the tree", || stands(side) == "cooling");
+        side.ok(&["fence", "confirm", "dev", "--epoch", &epoch(side).to_string(), "--reason", "it is gone"]);
+    }
+    other.mount("dev", &world.lower("dev"));
+    side.ok(&["acquire", "dev", "--wait", "60s"]);
+    wait_for(LIMIT, "the first one writes", || std::fs::write(side.at("dev").join("file"), "two").is_ok());
+    let stamp = stamped(&world.lower("dev"));
+    let mut said = String::new();
+    wait_for(LIMIT, "the second one is told why", || {
+        let tried = other.run(&["acquire", "dev", "--wait", "30s"]);
+        assert!(tried.code != 0 && !other.holds("dev"), "{tried}");
+        said += &tried.stderr;
+        said.contains("both have grown")
+    });
+    std::fs::write(other.at("dev").join("file"), "three").unwrap_err();
+    assert!(side.holds("dev") && stamped(&world.lower("dev")) == stamp, "{said}");
+    std::fs::write(side.at("dev").join("file"), "four").unwrap();
+    assert_eq!(std::fs::read_to_string(world.lower("dev").join("file")).unwrap(), "four");
+    // Also when nobody has the tree: the storage remembers whose it was last.
+    side.ok(&["release", "dev", "--now"]);
+    let tried = other.run(&["acquire", "dev", "--wait", "30s"]);
+    assert!(tried.code != 0 && tried.stderr.contains("both have grown"), "{tried}");
+    assert_eq!(stamped(&world.lower("dev")), stamp);
+}
+
 /// The control to the lifted epochs: a server whose disk was put back grants numbers that were granted before. The storage
 /// remembers them, and no gate opens until somebody has lifted the tree.
 #[test]

@@ -1,12 +1,8 @@
 //! Two sides of a cluster of three nodes: one node's end is nobody's business but the operator's (DESIGN 7).
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use treelease_tests::hosts::{Cluster, Side, Timer, World, quick, wait_for};
+use treelease_tests::hosts::{Cluster, Side, Timer, World, Writer, quick, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 /// More than a time to live: a session that was not renewed would have expired.
@@ -130,7 +126,7 @@ fn control_without_two_nodes_the_writer_is_told_at_the_deadline() {
     let (side, _) = holder(&world, &cluster, "6s");
     let writer = Writer::start(side.at("dev").join("f"));
     (1..=2).for_each(|node| cluster.kill(node));
-    wait_for(SOON, "writes are refused", || writer.failed.load(Ordering::SeqCst));
+    wait_for(SOON, "writes are refused", || writer.failed());
     assert_eq!(writer.end(), Some(nix::errno::Errno::EROFS as i32));
 }
 
@@ -181,53 +177,4 @@ fn kept(side: &Side, epoch: u64) {
     let events: Vec<&str> = history["entries"].as_array().unwrap().iter().filter_map(|e| e["event"].as_str()).collect();
     assert_eq!(events.iter().filter(|e| **e == "granted").count(), 1, "{history}");
     assert!(!events.iter().any(|e| ["expired", "cooling", "clock_disagrees", "copied"].contains(e)), "{history}");
-}
-
-/// A program that writes all the time, until its first error.
-struct Writer {
-    file: PathBuf,
-    stop: Arc<AtomicBool>,
-    failed: Arc<AtomicBool>,
-    thread: JoinHandle<Option<i32>>,
-}
-
-impl Writer {
-    fn start(file: PathBuf) -> Self {
-        let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let thread = std::thread::spawn({
-            let (file, stop, failed) = (file.clone(), stop.clone(), failed.clone());
-            move || {
-                for n in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    if let Err(e) = std::fs::write(&file, format!("{n:012}")) {
-                        failed.store(true, Ordering::SeqCst);
-                        return Some(e.raw_os_error().unwrap_or(0));
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                None
-            }
-        });
-        Self { file, stop, failed, thread }
-    }
-
-    /// Something newer is written.
-    fn goes_on(&self) {
-        let written = || std::fs::read_to_string(&self.file).ok().filter(|text| !text.is_empty());
-        let before = written();
-        wait_for(SOON, "the writer goes on", || self.failed.load(Ordering::SeqCst) || written() > before);
-        assert!(!self.failed.load(Ordering::SeqCst), "a write was refused");
-    }
-
-    fn end(self) -> Option<i32> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("the writer")
-    }
-
-    fn ends_well(self) {
-        self.goes_on();
-        assert_eq!(self.end(), None, "no write was ever refused");
-    }
 }

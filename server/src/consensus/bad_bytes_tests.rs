@@ -100,6 +100,18 @@ fn messages_of(entry: &Entry) -> Vec<Vec<u8>> {
     vec![append.encode_to_vec(), asked.encode_to_vec(), piece.encode_to_vec()]
 }
 
+/// One more could not be counted.
+#[test]
+fn a_term_or_an_index_that_nobody_can_have_counted_is_damage() {
+    for (term, index) in [(u64::MAX, 1), (1, u64::MAX), (COUNT_MAX + 1, 1), (1, COUNT_MAX + 1)] {
+        codec::entry_from_bytes(&codec::entry_to_bytes(&Entry { log_id: openraft::testing::log_id(term, 1, index), ..entry(5) }))
+            .unwrap_err();
+        codec::log_id_from_bytes(&codec::log_id_to_bytes(&openraft::testing::log_id(term, 1, index))).unwrap_err();
+    }
+    codec::vote_from_bytes(&codec::vote_to_bytes(&Vote::new(u64::MAX, 1))).unwrap_err();
+    codec::vote_from_bytes(&codec::vote_to_bytes(&Vote::new(COUNT_MAX, 1))).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 

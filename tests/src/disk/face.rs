@@ -11,6 +11,7 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use super::Hangs;
 use super::model::{Model, No};
 
 /// How long the kernel may believe an answer.
@@ -20,10 +21,11 @@ const NO_HANDLE: FileHandle = FileHandle(0);
 const BLOCKS: u64 = 1 << 28;
 
 /// See the module.
-pub struct Face(pub Arc<Mutex<Model>>);
+pub struct Face(pub Arc<Mutex<Model>>, pub Arc<Hangs>);
 
 impl Face {
     fn model(&self) -> MutexGuard<'_, Model> {
+        self.1.wait();
         self.0.lock().expect("the disk does not panic")
     }
 

@@ -7,13 +7,14 @@
 //!
 //! Promises: a file's content is kept up to its last `fsync` or `fdatasync`, a name up to the last `fsync` of its directory; of
 //! what came later, a cut keeps nothing, everything, what came first, or any sectors and names whatever ([`Left`]). It is
-//! harder than most filesystems are: ext4 keeps names in order, and a new file's name with its content.
+//! harder than most filesystems are: ext4 keeps names in order, and a new file's name with its content. And a disk can hang: then
+//! nothing is answered, reading neither, until it goes on as if nothing had been.
 
 mod face;
 pub mod model;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use fuser::{BackgroundSession, Config, MountOption};
 
@@ -21,9 +22,35 @@ pub use model::{Left, Model};
 
 use crate::world::rng::Rng;
 
+/// Whether the disk hangs, and who waits for that to end.
+#[derive(Default)]
+struct Hangs(Mutex<bool>, Condvar);
+
+impl Hangs {
+    fn set(&self, hangs: bool) {
+        *self.0.lock().expect("nothing panics while it holds this") = hangs;
+        self.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let hangs = self.0.lock().expect("nothing panics while it holds this");
+        drop(self.1.wait_while(hangs, |hangs| *hangs).expect("nothing panics while it holds this"));
+    }
+}
+
+/// A disk that hangs; it goes on when this is dropped. Whoever uses it cannot be killed before.
+pub struct Hung(Arc<Hangs>);
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 /// A mounted disk.
 pub struct Disk {
     model: Arc<Mutex<Model>>,
+    hangs: Arc<Hangs>,
     at: PathBuf,
     session: Option<BackgroundSession>,
 }
@@ -35,8 +62,16 @@ impl Disk {
         let model = Arc::new(Mutex::new(model));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("treelease-test-disk".into())];
-        let session = fuser::spawn_mount(face::Face(model.clone()), at, &config).expect("a mount: it needs root and /dev/fuse");
-        Disk { model, at: at.to_owned(), session: Some(session) }
+        let hangs = Arc::new(Hangs::default());
+        let face = face::Face(model.clone(), hangs.clone());
+        let session = fuser::spawn_mount(face, at, &config).expect("a mount: it needs root and /dev/fuse");
+        Disk { model, hangs, at: at.to_owned(), session: Some(session) }
+    }
+
+    /// It answers nobody any more.
+    pub fn hang(&self) -> Hung {
+        self.hangs.set(true);
+        Hung(self.hangs.clone())
     }
 
     /// Where it is.

@@ -18,6 +18,7 @@ mod server;
 mod side;
 pub mod user;
 mod violation;
+mod writer;
 
 pub use cluster::{Cluster, Pace, free_ports};
 pub use host::Host;
@@ -27,6 +28,7 @@ pub use server::Server;
 pub use side::{Side, Stopped, Tool};
 pub use user::User;
 pub use violation::{directory as violations, violated};
+pub use writer::Writer;
 
 /// Waits until the condition holds; panics with `what` after `limit`. The one way to wait in a story.
 pub fn wait_for(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
