@@ -23,6 +23,8 @@ pub struct Faults {
     pub no_forgetting: bool,
     /// Whoever opens a file is given the pages that the kernel has of it, whoever wrote it since.
     pub keep_always: bool,
+    /// What was written is left to the kernel until a flush, and nobody waits.
+    pub no_write_back: bool,
 }
 
 impl Faults {
@@ -44,6 +46,7 @@ impl Faults {
             no_last_look: has("no_last_look"),
             no_forgetting: has("no_forgetting"),
             keep_always: has("keep_always"),
+            no_write_back: has("no_write_back"),
         }
     }
 }

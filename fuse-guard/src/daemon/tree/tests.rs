@@ -15,6 +15,7 @@ mod giving_way;
 mod locks;
 mod old_sessions;
 mod resumed;
+mod silence;
 mod unmounted;
 
 fn at(ms: u64) -> BootTime {
