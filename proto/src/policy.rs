@@ -141,6 +141,9 @@ pub const KEYS: [&str; 14] = [
 /// The longest that any policy may make somebody wait.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
+/// The shortest `dirty_max`: a storage that is asked to confirm more often does nothing else.
+const SHORTEST_DIRTY_MAX: Duration = Duration::from_millis(100);
+
 /// A policy key or value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy `{key}={value}`: {why}")]
@@ -222,7 +225,10 @@ impl Policy {
             "quiet" => self.quiet = duration()?,
             "handoff_wait" => self.handoff_wait = duration()?,
             "grace" => self.grace = duration()?,
-            "dirty_max" => self.dirty_max = duration()?,
+            "dirty_max" => match duration()? {
+                short if short < SHORTEST_DIRTY_MAX => return Err(bad("at least 100ms".into())),
+                long => self.dirty_max = long,
+            },
             "flush_limit" => self.flush_limit = duration()?,
             "min_hold" => self.min_hold = duration()?,
             _ => return Err(bad(format!("there is no such key; the keys are {}", KEYS.join(", ")))),
@@ -314,8 +320,16 @@ mod tests {
     #[test]
     fn a_bad_value_changes_nothing_and_says_what_would_do() {
         let mut policy = Policy::default();
-        for (key, value) in [("mode", "x"), ("idle", "10"), ("nope", "1"), ("fence", "exec:"), ("takeover", ""), ("grace", "48h")]
-        {
+        for (key, value) in [
+            ("mode", "x"),
+            ("idle", "10"),
+            ("nope", "1"),
+            ("fence", "exec:"),
+            ("takeover", ""),
+            ("grace", "48h"),
+            ("dirty_max", "0s"),
+            ("dirty_max", "99ms"),
+        ] {
             assert!(policy.set(key, value).is_err(), "{key}={value}");
         }
         assert_eq!(policy, Policy::default());

@@ -89,3 +89,57 @@ fn at_rest_with_the_server_away_the_first_write_waits_for_its_word_and_stops_at_
     server.restart();
     wait_for(LONG, "it writes again", || write(&a, "three").is_ok());
 }
+
+/// `rest` and `active` as the server has told whoever watches, in order.
+fn words(events: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(events).unwrap_or_default();
+    let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let kinds = events.filter_map(|event| event["event"].as_str().map(str::to_owned));
+    kinds.filter(|kind| kind == "rest" || kind == "active").collect()
+}
+
+/// Ends a watch.
+struct Watch(std::process::Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _gone = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[test]
+fn a_burst_of_writes_by_many_programs_is_one_word_to_the_server() {
+    const BURSTS: usize = 4;
+    const PROGRAMS: usize = 8;
+    const WRITES: usize = 25;
+    let world = World::new();
+    let (_server, a, b) = world.two_hosts(&quick(&["fence=manual"]));
+    a.ok(&["acquire", "dev"]);
+    let events = world.path("events");
+    let told = std::fs::File::create(&events).unwrap();
+    let _watch = Watch(b.treelease(&["watch", "dev", "-o", "json"]).stdout(told).spawn().unwrap());
+    let mut written = 0;
+    // What is said before the watch hears counts for nothing: a burst is over when its `rest` is heard.
+    while words(&events).iter().filter(|word| *word == "active").count() < BURSTS {
+        let rests = || words(&events).iter().filter(|word| *word == "rest").count();
+        let before = rests();
+        wait_for(LONG, "it is at rest", || at_rest(&b));
+        let together = std::sync::Barrier::new(PROGRAMS);
+        std::thread::scope(|threads| {
+            for program in 0..PROGRAMS {
+                let (a, together) = (&a, &together);
+                threads.spawn(move || {
+                    together.wait();
+                    (0..WRITES).for_each(|n| write(a, &format!("{program}-{n}")).unwrap());
+                });
+            }
+        });
+        written += PROGRAMS * WRITES;
+        wait_for(LONG * 3, "and again", || rests() > before);
+        assert!(written < 50 * PROGRAMS * WRITES, "the watch hears nothing");
+    }
+    let words = words(&events);
+    println!("{written} writes: {words:?}");
+    // However slow the machine is: whoever writes after a rest says so once, for all.
+    assert!(words.windows(2).all(|pair| pair[0] != pair[1]), "{words:?}");
+}

@@ -20,6 +20,7 @@
 //! | `modes` | what follows when the policy's mode changes |
 //! | `root` | marker, stamp and left-overs at a grant (I8) |
 //! | `report` | how things stand, as JSON |
+//! | `write_back` | what the policy asks of each mount, and what follows when the storage is silent |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
 
 mod calls;
@@ -37,6 +38,7 @@ pub mod socket;
 pub mod state_dir;
 pub mod tree;
 mod unmounts;
+mod write_back;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -331,10 +333,11 @@ impl Daemon {
         self.drive_session(now);
         self.unpark(now);
         self.refresh_rights(now);
+        self.look_at_write_back(now);
         for tree in self.trees.values_mut() {
             if let Some(mounted) = &tree.mounted {
-                // What is in flight on slow storage is a mutation of now: the tree is not at rest.
-                let in_flight = mounted.mount.in_flight() > 0;
+                // What is in flight on slow storage, or waits for it, is a mutation of now: the tree is not at rest.
+                let in_flight = mounted.mount.in_flight() > 0 || mounted.mount.waiting_for_room() > 0;
                 tree.side.note_mutation(if in_flight { Some(now) } else { mounted.mount.last_mutation() });
                 // Word of the first one that waits may have been lost in a full mailbox.
                 if tree.side.is_open() && mounted.mount.waiting() > 0 {
@@ -373,7 +376,7 @@ impl Daemon {
         let now = self.clock.now();
         let trees = self.trees.values().filter_map(|tree| {
             let look = tree.side.somebody_waits().then(|| now.after(GIVE_WAY_TICK));
-            [tree.side.next_deadline(), look].into_iter().flatten().min()
+            [tree.side.next_deadline(), look, self.silence_deadline(tree)].into_iter().flatten().min()
         });
         let session = self.session.as_ref().and_then(SessionCore::next_deadline);
         let ending = self.ending_deadline();

@@ -25,6 +25,8 @@ pub struct Faults {
     pub no_forgetting: bool,
     /// Whoever opens a file is given the pages that the kernel has of it, whoever wrote it since.
     pub keep_always: bool,
+    /// What was written is left to the kernel until a flush, and nobody waits.
+    pub no_write_back: bool,
 }
 
 impl Faults {
@@ -47,6 +49,7 @@ impl Faults {
             no_first_touch: has("no_first_touch"),
             no_forgetting: has("no_forgetting"),
             keep_always: has("keep_always"),
+            no_write_back: has("no_write_back"),
         }
     }
 }

@@ -147,7 +147,9 @@ impl Fs {
         let _acting = if kill { Some(self.act(who)?) } else { None };
         self.dirty.wrote(&file.node, data.len() as u64);
         // With O_APPEND the kernel below ignores the offset, as it must.
-        write_all(&file.fd, offset, data)
+        let written = write_all(&file.fd, offset, data);
+        self.write_back.wrote(&file.node, data.len() as u64);
+        written
     }
 
     /// A write from the page cache, of the node `id`.
@@ -172,6 +174,7 @@ impl Fs {
             }
             other => other,
         };
+        self.write_back.wrote(&node, data.len() as u64);
         if let Err(why) = written {
             node.spoil();
             if why == reason::READ_ONLY {
@@ -205,7 +208,11 @@ impl Fs {
     pub fn fsync(&self, fh: u64, data_only: bool) -> Result<()> {
         match &*self.handles.get(fh)? {
             Open::File(file) => {
+                let mark = self.write_back.mark(&file.node);
                 let result = if data_only { rustix::fs::fdatasync(&*file.fd) } else { rustix::fs::fsync(&*file.fd) };
+                if result.is_ok() {
+                    self.write_back.confirmed(&file.node, mark);
+                }
                 self.confirmed(&file.node, result)
             }
             Open::Dir(node, listing) => {
@@ -236,7 +243,9 @@ impl Fs {
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         let _acting = self.act(who)?;
         self.dirty.wrote(&file.node, 0);
-        rustix::fs::fallocate(&*file.fd, mode, offset, length)
+        let done = rustix::fs::fallocate(&*file.fd, mode, offset, length);
+        self.write_back.wrote(&file.node, 0);
+        done
     }
 
     /// lseek(2) to data or a hole.
@@ -267,6 +276,7 @@ impl Fs {
         self.still_in_time(seen)?;
         let n = rustix::fs::copy_file_range(&*source.fd, Some(&mut off_in), &*target.fd, Some(&mut off_out), len)?;
         self.dirty.wrote(&target.node, n as u64);
+        self.write_back.wrote(&target.node, n as u64);
         Ok(n)
     }
 

@@ -1,7 +1,7 @@
 //! The filesystem: each operation carried out on the lower tree, by descriptors beneath its root, never following a symlink.
 //!
 //! One family of operations per file: [`attr`], [`names`] (lookup, create, rename, links), [`io`], [`dir`], [`xattr`]; what they
-//! work on: [`inode`], [`handle`], [`caller`], [`dirty`], [`status_dir`].
+//! work on: [`inode`], [`handle`], [`caller`], [`dirty`], [`write_back`], [`status_dir`].
 //!
 //! # Promises
 //!
@@ -34,6 +34,7 @@ mod revalidate;
 pub mod status_dir;
 #[cfg(test)]
 mod tests;
+pub mod write_back;
 pub mod writers;
 pub mod xattr;
 
@@ -60,6 +61,7 @@ use faults::Faults;
 use handle::Handles;
 use inode::{Node, Nodes, ROOT};
 use status_dir::StatusDir;
+use write_back::WriteBack;
 use writers::Writers;
 
 /// The marker's name; a directory that has one of its own belongs to another tree.
@@ -75,6 +77,8 @@ pub struct Fs {
     pub handles: Handles,
     /// What was written in this epoch.
     pub dirty: Dirty,
+    /// What of it the storage has not confirmed, where it is far.
+    pub write_back: Arc<WriteBack>,
     /// Locks and journals seen.
     pub unfinished: Unfinished,
     /// Who made or wrote which file, and when (I6).
@@ -159,17 +163,26 @@ fn is_local(magic: u64) -> bool {
     matches!(magic & 0xffff_ffff, EXT | XFS | BTRFS | TMPFS | ZFS | F2FS)
 }
 
+/// Whether a filesystem is layers of others. Its writes go to one on this machine, as far as anybody uses it.
+fn is_layered(magic: u64) -> bool {
+    const OVERLAY: u64 = 0x794c_7630;
+    magic & 0xffff_ffff == OVERLAY
+}
+
 impl Fs {
     /// Over an opened root.
     pub fn new(root: OwnedFd, gate: Gate) -> Result<Self> {
         let root = rustix::fs::openat(&root, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Bits::empty())?;
-        let network = !is_local(rustix::fs::fstatfs(&root)?.f_type as u64);
+        let magic = rustix::fs::fstatfs(&root)?.f_type as u64;
+        let network = !is_local(magic);
+        let write_back = WriteBack::new(gate.clone(), network && !is_layered(magic));
         Ok(Fs {
             network,
             gate,
             nodes: Nodes::new(root)?,
             handles: Handles::default(),
             dirty: Dirty::default(),
+            write_back,
             unfinished: Unfinished::default(),
             authors: Authors::default(),
             writers: Writers::default(),
@@ -292,6 +305,7 @@ impl Fs {
     pub fn forget(&self, id: u64, n: u64) {
         if let Some(node) = self.nodes.forget(id, n) {
             self.dirty.forgotten(&node);
+            self.write_back.forgotten(&node);
         }
     }
 
@@ -302,6 +316,7 @@ impl Fs {
             Err(Errno::BADF | Errno::INVAL | Errno::INTR | Errno::ROFS | Errno::NOSYS | Errno::OPNOTSUPP) | Ok(()) => {}
             Err(why) => self.dirty.failed(self.nodes.path_of(node), why),
         }
-        result
+        // An error that only our own call was told of is this one's too.
+        result.and_then(|()| self.write_back.intact(node))
     }
 }

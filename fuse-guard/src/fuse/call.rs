@@ -9,6 +9,7 @@ use super::answer::Answer;
 use crate::fs::Fs;
 use crate::fs::caller::Caller;
 use crate::fs::error::{Errno, Result, reason};
+use crate::fs::write_back::Room;
 use crate::gate::{Admission, LateWrite, Op, Opened, Permit, Refused, Standing, Turn};
 use crate::sync::Arc;
 
@@ -47,6 +48,31 @@ impl Call {
                 };
                 gate.park(op, handle, bytes, Box::new(job));
             }
+        }
+    }
+
+    /// As [`Call::start`], when so many bytes may be unconfirmed too ([`crate::fs::write_back`]).
+    pub(super) fn start_in_turn<A, W>(self, room: u64, reply: A, work: W)
+    where
+        A: Answer,
+        W: FnOnce(&Fs, Caller, &Standing) -> Result<A::Value> + Send + 'static,
+    {
+        let (write_back, held) = (self.shared.fs.write_back.clone(), self.bytes);
+        let go = move |leave: Option<Room>| match leave {
+            Some(room) => self.start(reply, move |fs, who, seen| {
+                let _until_then = room;
+                work(fs, who, seen)
+            }),
+            None => {
+                if self.op.page_cache() {
+                    self.shared.fs.gate.refused_page();
+                }
+                self.refuse(reason::READ_ONLY, reply);
+            }
+        };
+        match write_back.room(room) {
+            Some(leave) => go(Some(leave)),
+            None => write_back.park(room, held, Box::new(go)),
         }
     }
 

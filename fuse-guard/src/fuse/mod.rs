@@ -15,6 +15,7 @@ mod mount;
 mod mounting;
 mod notify;
 mod shared;
+mod write_back;
 
 pub use beneath::below_dead;
 pub use mount::{Busy, FlushFailed, Flushed, Mount, MountError, MountOptions, Writer, clear_dead, lies_dead};
@@ -348,6 +349,14 @@ impl Filesystem for Face {
             fs.gate.refused_page();
             return call.refuse(reason::STALE, reply);
         }
+        let Some(room) = fs.write_back.room(data.len() as u64) else {
+            let data = data.to_vec();
+            call.bytes = data.len();
+            return call.start_in_turn(data.len() as u64, reply, move |fs, who, seen| match pages {
+                true => fs.write_pages(seen, ino.0, offset, &data),
+                false => fs.write(who, fh.0, offset, &data, kill),
+            });
+        };
         // The common case without a copy; only a write that waits takes its data along.
         match fs.gate.admit(call.op, call.handle) {
             Admission::Permit(permit) => {
@@ -365,9 +374,12 @@ impl Filesystem for Face {
             Admission::Wait => {
                 let data = data.to_vec();
                 call.bytes = data.len();
-                call.start(reply, move |fs, who, seen| match pages {
-                    true => fs.write_pages(seen, ino.0, offset, &data),
-                    false => fs.write(who, fh.0, offset, &data, kill),
+                call.start(reply, move |fs, who, seen| {
+                    let _until_then = room;
+                    match pages {
+                        true => fs.write_pages(seen, ino.0, offset, &data),
+                        false => fs.write(who, fh.0, offset, &data, kill),
+                    }
                 });
             }
         }
@@ -583,6 +595,7 @@ impl Filesystem for Face {
     ) {
         self.count(Kind::CopyFileRange);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
-        call.start(reply, move |fs, who, seen| fs.copy_range(who, seen, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
+        let room = len.min(io::COPY_MAX);
+        call.start_in_turn(room, reply, move |fs, who, seen| fs.copy_range(who, seen, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
     }
 }

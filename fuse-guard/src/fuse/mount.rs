@@ -300,6 +300,10 @@ impl Mount {
         &self.shared.fs
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Replaces the standing; see [`Gate::publish`]. A moved deadline keeps the serial.
     ///
     /// I6: where `stale_below` grows, the files that could be written before it are replaced first. *Why first:* the new
@@ -420,7 +424,9 @@ impl Mount {
     /// An epoch of ours begins: nothing is dirty yet. Before the gate opens.
     pub fn begin_epoch(&self, epoch: Epoch) -> std::io::Result<()> {
         let root = &self.fs().nodes.root().fd;
-        self.fs().dirty.begin(root, filesystems_below(root), epoch).map_err(std::io::Error::from)
+        self.fs().dirty.begin(root, filesystems_below(root), epoch).map_err(std::io::Error::from)?;
+        self.fs().write_back.begin();
+        Ok(())
     }
 
     /// Makes durable what was written in this epoch. Blocks, on a thread that may be lost.
@@ -525,6 +531,7 @@ impl Mount {
         self.fs().gate.publish(Standing { serial, mode, right: Right::Read, may_wait: false, ..present });
         drop(gone);
         self.shared.keeper.end();
+        self.fs().write_back.end();
         self.fs().gate.answer(Outcome::Refused);
         // Not joined: a thread may be lost on the lower tree.
         drop(lock(&self.session).take());
@@ -559,5 +566,6 @@ impl Drop for Mount {
             tracing::warn!(at = %self.at.display(), why = busy.why, "the mount stays behind");
         }
         self.shared.keeper.end();
+        self.fs().write_back.end();
     }
 }

@@ -13,6 +13,7 @@ use fuser::{
 
 use super::Hangs;
 use super::model::{Model, No};
+use super::pace::Pace;
 
 /// How long the kernel may believe an answer.
 const TTL: Duration = Duration::ZERO;
@@ -21,7 +22,7 @@ const NO_HANDLE: FileHandle = FileHandle(0);
 const BLOCKS: u64 = 1 << 28;
 
 /// See the module.
-pub struct Face(pub Arc<Mutex<Model>>, pub Arc<Hangs>);
+pub struct Face(pub Arc<Mutex<Model>>, pub Arc<Hangs>, pub Option<Arc<Pace>>);
 
 impl Face {
     fn model(&self) -> MutexGuard<'_, Model> {
@@ -60,7 +61,7 @@ impl Face {
 
 fn errno(no: No) -> Errno {
     match no {
-        No::Power => Errno::EIO,
+        No::Power | No::Broken => Errno::EIO,
         No::Entry => Errno::ENOENT,
         No::Exists => Errno::EEXIST,
         No::NotDir => Errno::ENOTDIR,
@@ -184,8 +185,12 @@ impl Filesystem for Face {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.model().write(ino.0, offset, data) {
-            Ok(()) => reply.written(data.len() as u32),
+        let written = self.model().write(ino.0, offset, data);
+        match written {
+            Ok(()) => {
+                self.2.iter().for_each(|pace| pace.wrote(ino.0, data.len() as u64));
+                reply.written(data.len() as u32);
+            }
             Err(no) => reply.error(errno(no)),
         }
     }
@@ -195,7 +200,13 @@ impl Filesystem for Face {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        done(self.model().sync(ino.0), reply);
+        let Some(pace) = self.2.clone() else { return done(self.model().sync(ino.0), reply) };
+        let model = self.0.clone();
+        // Other calls are answered meanwhile.
+        std::thread::spawn(move || {
+            let result = pace.sync(ino.0, || model.lock().expect("the disk does not panic").sync(ino.0));
+            done(result, reply);
+        });
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | files, names, what of them is only in the cache, and what a cut leaves | [`model`], which knows no kernel |
 //! | the same as a mounted filesystem | `face` |
+//! | one whose syncs take their time, hang or fail, and that counts what they have not confirmed | [`pace`] |
 //!
 //! Promises: a file's content is kept up to its last `fsync` or `fdatasync`, a name up to the last `fsync` of its directory; of
 //! what came later, a cut keeps nothing, everything, what came first, or any sectors and names whatever ([`Left`]). It is
@@ -12,6 +13,7 @@
 
 mod face;
 pub mod model;
+pub mod pace;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -19,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use fuser::{BackgroundSession, Config, MountOption};
 
 pub use model::{Left, Model};
+pub use pace::Pace;
 
 use crate::world::rng::Rng;
 
@@ -58,12 +61,21 @@ pub struct Disk {
 impl Disk {
     /// Mounts what a disk holds.
     pub fn mount(model: Model, at: &Path) -> Disk {
+        Self::mount_with(model, None, at)
+    }
+
+    /// The same, with syncs of that pace.
+    pub fn mount_paced(model: Model, pace: &Arc<Pace>, at: &Path) -> Disk {
+        Self::mount_with(model, Some(pace.clone()), at)
+    }
+
+    fn mount_with(model: Model, pace: Option<Arc<Pace>>, at: &Path) -> Disk {
         std::fs::create_dir_all(at).expect("a mount point");
         let model = Arc::new(Mutex::new(model));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("treelease-test-disk".into())];
         let hangs = Arc::new(Hangs::default());
-        let face = face::Face(model.clone(), hangs.clone());
+        let face = face::Face(model.clone(), hangs.clone(), pace);
         let session = fuser::spawn_mount(face, at, &config).expect("a mount: it needs root and /dev/fuse");
         Disk { model, hangs, at: at.to_owned(), session: Some(session) }
     }
@@ -117,6 +129,10 @@ impl Drop for Disk {
             && let Err(e) = session.umount_and_join()
         {
             eprintln!("{}: {e}", self.at.display());
+            // Somebody has something open there still. It must not stay behind, nor keep this process: what is open is closed when that
+            // ends, which would wait for an answer of the disk.
+            let flags = nix::mount::MntFlags::MNT_FORCE | nix::mount::MntFlags::MNT_DETACH;
+            let _gone = nix::mount::umount2(&self.at, flags);
         }
     }
 }

@@ -59,6 +59,8 @@ enum Change {
 pub enum No {
     /// The power is off.
     Power,
+    /// It could not be kept.
+    Broken,
     /// There is no such thing.
     Entry,
     /// There is one already.

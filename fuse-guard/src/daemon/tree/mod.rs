@@ -255,6 +255,8 @@ pub struct TreeSide {
     wake_wanted: bool,
     woke: Option<BootTime>,
     end_when_awake: Option<EndRequest>,
+    /// The storage confirms nothing: the gate is shut meanwhile.
+    silenced: bool,
     lock: lock::LockSide,
     lock_no: u64,
     /// The epoch for which the servers were, or may have been, told that the lock is had.
@@ -317,6 +319,7 @@ impl TreeSide {
             wake_wanted: false,
             woke: None,
             end_when_awake: None,
+            silenced: false,
             lock: lock::LockSide::default(),
             lock_no: 0,
             lock_told: None,
@@ -404,13 +407,15 @@ impl TreeSide {
         let until = self.right.filter(|_| !unchecked);
         let right = match (&self.phase, until) {
             _ if self.gone_down => Right::Read,
-            (Phase::Open { .. }, Some(until)) if self.rest != Rest::Awake || self.lock_is_loose() => Right::Resting { until },
+            (Phase::Open { .. }, Some(until)) if self.rest != Rest::Awake || self.lock_is_loose() || self.silenced => {
+                Right::Resting { until }
+            }
             // Past a deadline the lock was let go of: a lease that ends meanwhile opens no more.
             (Phase::Ending { .. }, _) if self.lock_is_loose() => Right::Read,
             (Phase::Open { .. }, Some(until)) => Right::Write { until },
             (Phase::CarryingOut { .. }, Some(until)) => Right::Opening { until },
-            (Phase::Ending { stage: GateStage::Open, .. }, Some(until)) => Right::Write { until },
-            (Phase::Ending { stage: GateStage::Closing, .. }, Some(until)) => Right::Closing { until },
+            (Phase::Ending { stage: GateStage::Open, .. }, Some(until)) if !self.silenced => Right::Write { until },
+            (Phase::Ending { stage: GateStage::Open | GateStage::Closing, .. }, Some(until)) => Right::Closing { until },
             _ => Right::Read,
         };
         // While the gate closes under `on_close=wait`, or opens, a call waits for the outcome; without the lease it waits if a first

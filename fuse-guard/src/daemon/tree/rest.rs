@@ -81,7 +81,7 @@ impl TreeSide {
     fn rest_due(&self) -> Option<BootTime> {
         let Phase::Open { opened, .. } = &self.phase else { return None };
         let rests = self.mounted && self.policy.mode != Mode::Off;
-        if self.rest != Rest::Awake || !rests || self.lapsed {
+        if self.rest != Rest::Awake || !rests || self.lapsed || self.silenced {
             return None;
         }
         let latest = self.last_mutation.max(self.woke).max(Some(*opened))?;
@@ -115,6 +115,8 @@ impl TreeSide {
     /// A mutation waits, or the lease is to end: the server must know that something may be unconfirmed again.
     pub(super) fn want_awake(&mut self, now: BootTime) {
         match self.rest {
+            // The gate waits for the storage, not for a word.
+            Rest::Awake if self.silenced => {}
             Rest::Awake => self.effects.push_back(Effect::Publish),
             // Nothing was sent yet.
             Rest::Settling => self.awake(now),
@@ -176,6 +178,30 @@ impl TreeSide {
                 self.retry_at = Some(now.after(RETRY_PAUSE));
             }
             _ => {}
+        }
+    }
+
+    /// The storage has confirmed nothing for too long, or does again (DESIGN 3, *Little is ever unconfirmed*). Mutations wait until
+    /// it does, page-cache writes too, and no longer than to the deadline: nothing that this machine may have to keep for itself is
+    /// acknowledged. True: that is news.
+    pub fn handle_silence(&mut self, silent: bool) -> bool {
+        let news = self.silenced != silent;
+        if news {
+            self.silenced = silent;
+            self.change_kind();
+        }
+        news
+    }
+
+    /// Whether the gate is shut because the storage is silent.
+    pub fn is_silenced(&self) -> bool {
+        self.silenced
+    }
+
+    /// Writing back has met an error: reported once, so it counts for the epoch, and the lease ends.
+    pub fn handle_write_back_error(&mut self, now: BootTime) {
+        if matches!(self.phase, Phase::Open { .. }) {
+            self.begin_end(EndRequest::Release { now: true }, now);
         }
     }
 

@@ -16,6 +16,7 @@ mod locks;
 mod modes;
 mod old_sessions;
 mod resumed;
+mod silence;
 mod unmounted;
 
 fn at(ms: u64) -> BootTime {

@@ -1,0 +1,49 @@
+//! Writing back, as the daemon has it of a mount ([`crate::fs::write_back`]).
+
+use std::time::Duration;
+
+use treelease_client::words::time::BootTime;
+
+use super::mount::Mount;
+use crate::fs::write_back::{CARRIERS, plan};
+
+impl Mount {
+    /// From now on nothing that is written stays unconfirmed for longer than this, where the storage is far; None: as long as
+    /// the kernel likes.
+    pub fn write_back(&self, dirty_max: Option<Duration>) {
+        let shared = self.shared();
+        if !shared.fs.write_back.set(dirty_max.filter(|_| !shared.fs.faults.no_write_back)) {
+            return;
+        }
+        for n in 0..plan::CALLS + CARRIERS {
+            let shared = shared.clone();
+            let run = move || match n < plan::CALLS {
+                true => shared.fs.write_back.work(&shared.fs),
+                false => shared.fs.write_back.carry(),
+            };
+            if let Err(why) = std::thread::Builder::new().name(format!("write-back-{n}")).spawn(run) {
+                tracing::error!(%why, "no thread to write back with");
+            }
+        }
+    }
+
+    /// Bytes that the storage has not confirmed, and for how long the oldest has been so. Nothing where writing back is off.
+    pub fn unconfirmed(&self) -> (u64, Duration) {
+        self.shared().fs.write_back.unconfirmed()
+    }
+
+    /// Writes that wait until less is unconfirmed.
+    pub fn waiting_for_room(&self) -> usize {
+        self.shared().fs.write_back.waiting()
+    }
+
+    /// When the storage will have confirmed nothing for so long, if it confirms nothing until then. None: it was not asked to.
+    pub fn silent_at(&self, patience: Duration) -> Option<BootTime> {
+        self.shared().fs.write_back.silent_at(patience)
+    }
+
+    /// Whether writing back has met an error since this was asked last.
+    pub fn take_failed(&self) -> bool {
+        self.shared().fs.write_back.take_failed()
+    }
+}
