@@ -108,6 +108,9 @@ pub struct TreeReport {
     /// Why the holder declined to hand over; `None` if it did not.
     #[serde(default)]
     pub declined: Option<String>,
+    /// The last that this side's guard has seen of writes to the storage past the mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypassed: Option<BypassReport>,
     /// What this side found when it mounted the tree or was granted it: processes inside, left-overs, checks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -161,6 +164,21 @@ pub struct HoldReport {
     pub tty: Option<String>,
     pub since: WallTime,
     pub note: String,
+}
+
+/// Somebody wrote to the storage past the mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BypassReport {
+    /// Where, below the root: one of the changes.
+    pub path: String,
+    /// Whose, where the kernel says so.
+    pub pid: Option<u32>,
+    /// Its command, unless it had ended already.
+    pub command: Option<String>,
+    /// How many changes were told last.
+    pub count: u64,
+    /// When they were told.
+    pub last: WallTime,
 }
 
 /// A side that ever mounted the tree.
@@ -333,6 +351,8 @@ pub struct LocalTree {
     pub holds: Vec<HoldReport>,
     /// What this side does as the storage's witness.
     pub witness: Option<String>,
+    /// The last that was seen of writes past the mount.
+    pub bypassed: Option<BypassReport>,
 }
 
 impl Report {
@@ -406,6 +426,7 @@ pub fn tree_report(tree: &TreeStatus, side: Option<&SideName>, local: Option<Loc
         ended_side: tree.ended_side.as_ref().map(SideName::to_string),
         marker_locked: tree.witness.is_some(),
         declined: Some(tree.declined.clone()).filter(|why| !why.is_empty()),
+        bypassed: local.bypassed,
         notes: Vec::new(),
     }
 }

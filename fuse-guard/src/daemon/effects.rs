@@ -71,6 +71,8 @@ pub(crate) enum Done {
     FirstWrite,
     /// A write ended after the deadline.
     LateWrite(String),
+    /// The lower tree was changed past the mount.
+    Bypassed(Vec<crate::lower::bypass::Past>),
 }
 
 impl Daemon {
@@ -467,7 +469,7 @@ impl Daemon {
 
     // ---- servers ----
 
-    fn lease(&self, id: &TreeId, epoch: Epoch) -> Option<treelease_client::words::command::LeaseRef> {
+    pub(super) fn lease(&self, id: &TreeId, epoch: Epoch) -> Option<treelease_client::words::command::LeaseRef> {
         Some(self.trees.get(id)?.side.lease_ref(self.file.session.as_ref()?, epoch))
     }
 
@@ -594,6 +596,7 @@ impl Daemon {
                 }
             }
             Done::FirstWrite => tree.side.handle_first_write(now),
+            Done::Bypassed(past) => self.bypassed(id, past, now),
             Done::LateWrite(what) => {
                 keep_note(tree, what.clone());
                 let epoch = tree.side.latest;

@@ -13,6 +13,7 @@
 //! | `flushes` | what a flush that was no end of a lease says about it |
 //! | `following` | another cluster at the servers' addresses, and going over to it by the user's word |
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
+//! | `bypass` | who writes to the storage past the mount |
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
 //! | `clock` | what follows when this machine's clock was wrong |
@@ -23,6 +24,7 @@
 //! | `write_back` | what the policy asks of each mount, and what follows when the storage is silent |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
 
+mod bypass;
 mod calls;
 mod clock;
 mod effects;
@@ -102,6 +104,8 @@ pub(crate) struct Mounted {
     at: PathBuf,
     marker: Marker,
     place: Option<Place>,
+    /// Looks for writes past the mount, as long as it is kept.
+    watcher: Option<bypass::Watcher>,
 }
 
 /// One tree with what belongs to it.
@@ -119,6 +123,7 @@ pub(crate) struct Tree {
     /// Who waits for the end of the lease.
     enders: Vec<mpsc::Sender<Progress>>,
     notes: Vec<String>,
+    alarms: bypass::Alarms,
     /// What the person who hands over wants to be read in the history.
     end_note: String,
     /// Something was written under a lease that has not ended clean.
@@ -179,6 +184,8 @@ pub(crate) struct Faults {
     lock: crate::lower::witness::Fault,
     /// A resumed lease's gate opens without an `active`.
     resume_awake: bool,
+    /// What a guard writes is told as written past the mount.
+    guards_told: bool,
 }
 
 impl Faults {
@@ -202,6 +209,7 @@ impl Faults {
             clock_believed: has("clock_believed"),
             lock,
             resume_awake,
+            guards_told: has("guards_told"),
         }
     }
 }
@@ -432,6 +440,7 @@ impl Daemon {
                 hold_streams: BTreeMap::new(),
                 enders: Vec::new(),
                 notes: Vec::new(),
+                alarms: bypass::Alarms::default(),
                 end_note: String::new(),
                 unflushed: false,
                 end_key: None,

@@ -276,6 +276,7 @@ impl Plan {
             at: self.at.clone(),
             marker,
             place,
+            watcher: None,
         })
     }
 }
@@ -421,6 +422,7 @@ impl Daemon {
                     }
                 }
                 self.note_connections();
+                self.watch_lower(&id);
                 self.publish(&id);
                 self.read_table_soon(now);
                 AddMountAnswer { tree_name: name.to_string(), at, notes, refused: None, already: false }

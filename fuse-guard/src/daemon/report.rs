@@ -47,6 +47,7 @@ impl Daemon {
             writes_until: tree.side.writes_until(self.clock.now()).map(|until| self.wall_of(until)),
             holds: Self::holds_of(tree),
             witness: tree.side.witness_word().map(str::to_owned),
+            bypassed: tree.alarms.last().cloned(),
         })
     }
 

@@ -153,7 +153,7 @@ pub fn is_hidden(name: &OsStr) -> bool {
 
 /// Whether a filesystem is this kernel's own: an open file keeps its inode number from being used again. What is not
 /// known to be, is not.
-fn is_local(magic: u64) -> bool {
+pub(crate) fn is_local(magic: u64) -> bool {
     const EXT: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
     const BTRFS: u64 = 0x9123_683e;

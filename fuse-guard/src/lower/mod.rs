@@ -7,6 +7,7 @@
 //! | [`fstype`] | what kind of filesystem the lower root lies on, and what is refused there |
 //! | [`inside`] | who is inside the raw tree before the guard covers it |
 //! | [`leftovers`] | what the last holder left behind |
+//! | [`bypass`] | who changes it past the guard |
 //! | [`checks`] | looking whether it is sound, after an unclean end |
 //! | [`witness`] | the marker's lock, by which the storage tells who is connected |
 //!
@@ -14,6 +15,7 @@
 //! below the lower root, so nothing here needs a permit.
 
 pub mod below;
+pub mod bypass;
 pub mod checks;
 pub mod fstype;
 pub mod inside;

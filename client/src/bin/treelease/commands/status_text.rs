@@ -138,6 +138,11 @@ fn details(tree: &TreeReport) -> Vec<String> {
         let what = if hold.command.is_empty() { "treelease acquire" } else { &hold.command };
         line(format!("kept by `{what}` (pid {}{tty}) for {}{note}", hold.pid, age(hold.since, now())));
     }
+    if let Some(past) = &tree.bypassed {
+        let pid = past.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        let who = past.command.as_deref().unwrap_or("somebody");
+        line(format!("the storage was written past the mount by {who}{pid} {} ago: {}", age(past.last, now()), past.path));
+    }
     if !tree.not_enforced_by.is_empty() {
         line(format!("enforcing, not yet: {}", tree.not_enforced_by.join(", ")));
     }
