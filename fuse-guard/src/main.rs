@@ -57,7 +57,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Blocks of memory from this size on are the kernel's own pages, which count only once they are touched.
+#[cfg(target_env = "gnu")]
+const OWN_PAGES: nix::libc::c_int = 1 << 20;
+
+/// Each serving thread has room for the largest request, 16 MiB of which it touches next to nothing. glibc would take them from its heap
+/// once it has seen one of that size freed, and fill them with zeros: 20 mounts had 480 MiB in memory.
+fn keep_memory_small() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; it sets a number of the allocator, before there is another thread.
+    let _kept = unsafe { nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, OWN_PAGES) };
+}
+
 fn run(args: Args) -> Result<(), Failure> {
+    keep_memory_small();
     let overrides = Overrides {
         config: args.config,
         side: args.side,

@@ -42,6 +42,23 @@ fn a_handoff_names_its_side_and_the_history_says_that_it_was_clean() {
     assert!(released["files"].as_u64() >= Some(1) && released["bytes"].as_u64() >= Some(10), "{released}");
 }
 
+/// With a TTL of five minutes renewals go out once a minute: nothing but the server's event tells of a grant sooner.
+#[test]
+fn who_waits_hears_of_its_grant_long_before_a_renewal_is_due() {
+    let world = World::new();
+    let server = world.server();
+    let sides = ["workstation", "pod"].map(|name| world.side(name, &server).ttl("5m"));
+    let [workstation, pod] = &sides;
+    world.tree(workstation, "dev", &quick(&[]));
+    sides.iter().for_each(|side| side.mount("dev", &world.lower("dev")));
+    workstation.ok(&["acquire", "dev"]);
+    let mut waiter = pod.treelease(&["acquire", "dev", "--wait", "40s"]).spawn().unwrap();
+    wait_for(SOON, "it queues", || workstation.tree_status("dev")["waiters"].as_array().is_some_and(|w| !w.is_empty()));
+    workstation.ok(&["release", "dev"]);
+    assert!(waiter.wait().unwrap().success(), "not before its next renewal");
+    assert!(pod.holds("dev"));
+}
+
 #[test]
 fn status_names_holder_waiters_and_holds_as_the_contract_says() {
     let world = World::new();

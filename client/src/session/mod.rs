@@ -369,8 +369,12 @@ impl SessionCore {
         }
     }
 
+    /// While a right may live, each try counts. When that is over nothing is lost by asking no more often than when all is well: a
+    /// server that is away for hours costs an idle machine nothing.
     fn retry_soon(&mut self, now: BootTime) {
-        let retry = (self.ttl.renewal_interval() / 4).max(LEAST_RETRY);
+        let interval = self.ttl.renewal_interval();
+        let in_a_hurry = now.since(self.late_since()) < self.ttl.get();
+        let retry = if in_a_hurry { (interval / 4).max(LEAST_RETRY) } else { interval };
         if self.next_send.elapsed > now.after(retry).elapsed {
             self.next_send = now.after(retry);
         }

@@ -151,12 +151,15 @@ impl Daemon {
     /// Once per TTL, through each lock under which a gate is open.
     pub(super) fn look_after_locks(&mut self, now: BootTime) {
         let every = self.session.as_ref().map_or(LOOK_EVERY, |s| s.ttl().get());
-        let due = |tree: &Tree| {
+        let due = |tree: &Tree, every: Duration| {
             let looked = tree.locks.looked.is_none_or(|at| now >= at.after(every));
-            looked && !tree.locks.looking && tree.side.is_open()
+            looked && !tree.locks.looking && tree.side.is_open() && tree.locks.own.is_some()
         };
-        let ids: Vec<TreeId> =
-            self.trees.iter().filter(|(_, t)| t.locks.own.is_some() && due(t)).map(|(id, _)| id.clone()).collect();
+        // All at once, as soon as one is due: a daemon with many trees wakes up once for them.
+        if !self.trees.values().any(|tree| due(tree, every)) {
+            return;
+        }
+        let ids: Vec<TreeId> = self.trees.iter().filter(|(_, tree)| due(tree, every / 2)).map(|(id, _)| id.clone()).collect();
         for id in ids {
             let Some(tree) = self.trees.get_mut(&id) else { continue };
             let (Some(lock), Some(epoch)) = (tree.locks.own.clone(), tree.side.grant().map(|g| g.epoch)) else { continue };

@@ -324,6 +324,8 @@ impl Daemon {
 
     fn handle(&mut self, msg: Msg) {
         let now = self.clock.now();
+        // A storage that answers through its lock is no news.
+        let news = !matches!(msg, Msg::Tree(_, effects::Done::LookedAfter(_, Ok(()))));
         match msg {
             Msg::Call(call) => self.handle_call(call, now),
             Msg::Server(from) => self.handle_server(from, now),
@@ -333,7 +335,9 @@ impl Daemon {
             Msg::Terminate => self.begin_down(DOWN_LIMIT, None, now),
         }
         self.carry_out(now);
-        self.report_due.get_or_insert(now.after(REPORT_PAUSE));
+        if news {
+            self.report_due.get_or_insert(now.after(REPORT_PAUSE));
+        }
     }
 
     /// Sees to everything that is due.

@@ -21,7 +21,8 @@ use super::{Daemon, Msg};
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// The table is read anew at least so often, in case an event was missed.
 const TABLE_EVERY: Duration = Duration::from_secs(5);
-/// The pause before the table is read again after a try that failed.
+/// The pause before the table is read again after a try that failed: the first, doubled up to [`TABLE_EVERY`] while nobody asks. A
+/// renewal that is answered ends it.
 const TABLE_PAUSE: Duration = Duration::from_millis(500);
 /// The most commands about one tree that wait for the one before them.
 const WIRE_MAX: usize = 256;
@@ -88,6 +89,8 @@ pub(crate) struct Link {
     reading: bool,
     read_again: bool,
     read_at: Option<BootTime>,
+    /// How many reads have failed, one after the other.
+    failed_reads: u32,
     /// How many reads of the table have ended well.
     pub reads: u64,
     watching: bool,
@@ -110,6 +113,13 @@ impl Link {
         let open = if self.opening { None } else { self.open_at };
         let read = if self.reading { None } else { self.read_at };
         [open, read].into_iter().flatten().min()
+    }
+
+    /// The pause after one more read that failed.
+    fn pause_reading(&mut self) -> Duration {
+        let pause = TABLE_PAUSE.saturating_mul(1 << self.failed_reads.min(8)).min(TABLE_EVERY);
+        self.failed_reads += 1;
+        pause
     }
 }
 
@@ -348,6 +358,9 @@ impl Daemon {
                 self.link.reachable = true;
                 let first = session.listed_by() == 0;
                 session.handle_answer(answer, now);
+                if std::mem::take(&mut self.link.failed_reads) > 0 && !self.link.reading {
+                    self.link.read_at = Some(now);
+                }
                 if let Some(why) = session.ended().map(str::to_owned) {
                     self.session_lost(&why, now);
                     return;
@@ -424,6 +437,11 @@ impl Daemon {
         self.link.read_at = Some(now.after(TABLE_EVERY));
         match result {
             Ok(table) => {
+                self.link.failed_reads = 0;
+                // Whoever answers a question answers a renewal.
+                if let Some(session) = self.session.as_mut().filter(|session| session.late(now).is_some()) {
+                    session.renew_now(now);
+                }
                 if self.cluster().is_some_and(|ours| *ours != table.cluster) {
                     // Read it was: who waits for a look has an answer.
                     self.link.reads += 1;
@@ -438,10 +456,15 @@ impl Daemon {
                 }
                 let mine = self.file.session.clone();
                 if !self.faults.hold_back_events {
+                    let mut unheard = false;
                     for status in &table.trees {
                         if let Some(tree) = self.trees.get_mut(&status.id) {
                             tree.side.handle_table(status.clone(), mine.as_ref(), now);
+                            unheard |= tree.side.was_granted_unheard(status, mine.as_ref());
                         }
+                    }
+                    if let Some(session) = self.session.as_mut().filter(|_| unheard) {
+                        session.renew_now(now);
                     }
                 }
                 self.table = Some((table, now));
@@ -453,7 +476,7 @@ impl Daemon {
             Err(error) => {
                 self.link.reachable = false;
                 self.link.trouble = error.to_string();
-                self.link.read_at = Some(now.after(TABLE_PAUSE));
+                self.link.read_at = Some(now.after(self.link.pause_reading()));
             }
         }
     }

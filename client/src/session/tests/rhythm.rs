@@ -28,6 +28,32 @@ fn a_lost_renewal_is_followed_by_the_next_before_its_time_and_never_in_a_hurry()
 }
 
 #[test]
+fn a_server_that_is_away_for_longer_than_a_right_lasts_is_asked_no_more_often_than_when_all_is_well() {
+    let mut side = Side::new();
+    let mut tries = vec![];
+    for _ in 0..240 {
+        for action in side.drain() {
+            if let Action::Renew(renewal) = action {
+                tries.push(side.now.elapsed);
+                side.core.handle_failure(renewal.number, side.now);
+            }
+        }
+        side.pass(ms(250));
+    }
+    let within = |from: u64, to: u64| tries.iter().filter(|at| (ms(from)..ms(to)).contains(at)).count();
+    assert_eq!(within(0, 10_000), 20, "each half second while a right may live");
+    assert_eq!(within(20_000, 60_000), 20, "each fifth of the TTL later");
+    let number = side.core.next_number();
+    side.core.renew_now(side.now);
+    side.sent();
+    side.answer(number, 1);
+    side.core.renew_now(side.now);
+    side.sent();
+    side.core.handle_failure(number + 1, side.now);
+    assert_eq!(side.core.next_deadline().unwrap().elapsed - side.now.elapsed, ms(500), "in a hurry again");
+}
+
+#[test]
 fn no_more_than_five_are_ever_in_flight() {
     let mut side = Side::new();
     let mut sent = 0;

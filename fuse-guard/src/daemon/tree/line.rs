@@ -1,6 +1,7 @@
 //! Standing in the queue: when this side asks for the lease, asks again, and leaves.
 
 use treelease_client::words::command::Answer;
+use treelease_client::words::id::SessionId;
 use treelease_client::words::policy::Fence;
 use treelease_client::words::refusal::{Code, Refusal};
 use treelease_client::words::time::BootTime;
@@ -116,6 +117,13 @@ impl TreeSide {
             }
             _ => {}
         }
+    }
+
+    /// Whether the table says that this session was granted the tree and no grant of it has come: a renewal lists it (I4), and is to be
+    /// sent now. *Why it matters:* whoever waits in the queue is granted when the holder lets go, and no answer of ours tells of that.
+    pub fn was_granted_unheard(&self, status: &TreeStatus, my_session: Option<&SessionId>) -> bool {
+        let mine = status.holder.as_ref().is_some_and(|holder| Some(&holder.session) == my_session);
+        mine && status.epoch > self.closed_upto && self.grant().is_none_or(|grant| grant.epoch < status.epoch)
     }
 
     /// The number of the present session, or of the next one: what is asked for in one comes back with it.

@@ -46,3 +46,20 @@ fn a_tree_that_cannot_be_handed_over_comes_to_rest_all_the_same() {
     w.tree.handle_timeout(at(10_020));
     assert!(w.effects().iter().any(|e| matches!(e, Effect::Settle(_))), "{:?}", w.tree.phase);
 }
+
+#[test]
+fn a_grant_of_which_only_the_table_tells_is_worth_a_renewal_until_it_is_known_and_never_once_it_was_let_go() {
+    let mut w = World::new();
+    let free = w.status(4, None, &[]);
+    let held = w.status(5, Some("workstation"), &[]);
+    let pods = w.status(5, Some("pod"), &[]);
+    let asks = |w: &World, status: &TreeStatus| w.tree.was_granted_unheard(status, Some(&w.me));
+    assert!(!asks(&w, &free) && !asks(&w, &pods) && asks(&w, &held));
+    w.open(5, 5, 90_000, at(0));
+    assert!(!asks(&w, &held), "it is known");
+    w.tree.begin_end(EndRequest::Release { now: true }, at(10));
+    until_release(&mut w, 11);
+    w.tree.handle_end_answer(w.tree.end_no(), Ok(Answer::Done), at(20));
+    assert!(!asks(&w, &held), "a node that is behind says so: that epoch is over here");
+    assert!(asks(&w, &w.status(6, Some("workstation"), &[])));
+}
