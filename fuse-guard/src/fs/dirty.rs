@@ -156,6 +156,46 @@ impl Dirty {
         Ok((flushed.len() as u64, self.bytes.load(Ordering::Relaxed)))
     }
 
+    /// Descriptors run short, and each file in the set keeps one: where there are `many` or more, half of them, of those that nobody
+    /// has open for writing, are made durable and leave the set.
+    ///
+    /// *Why nothing is missed:* a write needs a writable handle, and says that it comes before it comes. So what is written to a file
+    /// after it was taken out, with no such handle, puts it in again; what was written before is in the fsync. An error is
+    /// remembered for the epoch. No flush goes on meanwhile.
+    pub fn relieve(&self, many: u64, path_of: impl Fn(&Node) -> String) {
+        let _one = lock(&self.flushing);
+        let some: Vec<Arc<Node>> = {
+            let mut files = lock(&self.files);
+            if (files.len() as u64) < many {
+                return;
+            }
+            let half = files.len().div_ceil(2);
+            let unused = |node: &Arc<Node>| {
+                let writable = lock(&node.writable);
+                let unused = writable.handles == 0;
+                if unused {
+                    node.dirty_in.store(0, Ordering::SeqCst);
+                }
+                unused
+            };
+            let ids: Vec<u64> = files.iter().filter(|(_, node)| unused(node)).map(|(id, _)| *id).take(half).collect();
+            ids.iter().filter_map(|id| files.remove(id)).collect()
+        };
+        // First all at once, which makes each one's own a look.
+        let storage = lock(&self.storage).clone();
+        for fd in storage.iter() {
+            if let Err(why) = syncfs(fd) {
+                self.failed("the filesystem as a whole".into(), why);
+            }
+        }
+        for node in some {
+            if let Err(why) = flush_one(&node) {
+                self.failed(path_of(&node), why);
+            }
+            lock(&self.flushed).insert(node.generation);
+        }
+    }
+
     /// Written and not confirmed, what a flush has taken too.
     fn unconfirmed(&self) -> BTreeMap<u64, Arc<Node>> {
         let dirty = lock(&self.files);
