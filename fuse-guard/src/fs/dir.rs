@@ -253,7 +253,7 @@ impl Fs {
                 if item.name == "." || item.name == ".." {
                     return full(item, None);
                 }
-                let short = self.nodes.is_short();
+                let short = self.nodes.descriptors.is_short();
                 let entry = match if short { Err(Errno::MFILE) } else { self.find(&node, &item.name, seen) } {
                     Ok(entry) => entry,
                     // Gone meanwhile.

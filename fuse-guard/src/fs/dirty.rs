@@ -313,6 +313,35 @@ mod tests {
     }
 
     #[test]
+    fn where_descriptors_run_short_a_file_leaves_the_set_only_confirmed_and_with_nobody_who_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
+        let (dirty, node) = (Dirty::default(), nodes.root());
+        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
+        let dirty_now = || lock(&dirty.files).len();
+        dirty.wrote(node, 1);
+        dirty.relieve(2, |_| String::new());
+        assert_eq!(dirty_now(), 1, "few are left to the flush");
+        lock(&node.writable).handles = 1;
+        dirty.relieve(1, |_| String::new());
+        assert_eq!(dirty_now(), 1, "a write may be on its way");
+        lock(&node.writable).handles = 0;
+        dirty.relieve(1, |_| String::new());
+        assert_eq!(dirty_now(), 0, "confirmed");
+        dirty.wrote(node, 1);
+        assert_eq!(dirty_now(), 1, "written again, it is in the set again");
+        assert_eq!(dirty.flush(|_| String::new(), || true), Ok((1, 2)));
+        // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
+        dirty.wrote(node, 1);
+        let good = std::mem::replace(&mut *lock(&dirty.storage), Arc::new(vec![open(OFlags::PATH | OFlags::DIRECTORY)]));
+        dirty.relieve(1, |_| String::new());
+        *lock(&dirty.storage) = good;
+        assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
+    }
+
+    #[test]
     fn a_file_that_is_written_while_another_flush_looks_is_dirty_afterwards() {
         let dir = tempfile::tempdir().unwrap();
         let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::time::BootTime;
 
+use super::descriptors::Descriptors;
 use super::error::{Result, reason};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
 
@@ -36,12 +37,6 @@ const OWN_IDS: u64 = 1 << 62;
 pub(super) const NATURAL_IDS: u64 = 1 << 61;
 /// The file type bits of a mode.
 pub const TYPE_BITS: u32 = 0o170_000;
-/// Above this part of the descriptors that the process may have, the kernel is made to forget files.
-const CROWDED: (u64, u64) = (3, 4);
-/// Above this part, whoever looks up what is not known yet waits a little each time, so that those that are forgotten are closed.
-const FULL: (u64, u64) = (7, 8);
-/// How long.
-const FULL_PAUSE: Duration = Duration::from_millis(5);
 /// How many steps up a path is followed when it is written down for people.
 const DEPTH: usize = 128;
 
@@ -266,15 +261,8 @@ struct Table {
 pub struct Nodes {
     table: RwLock<Table>,
     root: Arc<Node>,
-    /// How many descriptors the process may have.
-    descriptors: AtomicU64,
-    crowded: AtomicBool,
-    /// As of the last descriptor that was opened for a node.
-    short: AtomicBool,
-}
-
-fn part(of: u64, (n, m): (u64, u64)) -> u64 {
-    of / m * n
+    /// How short the process is of descriptors.
+    pub descriptors: Descriptors,
 }
 
 fn millis(now: BootTime) -> u64 {
@@ -313,47 +301,7 @@ impl Nodes {
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
         table.by_id.insert(ROOT, node.clone());
         table.by_key.insert(node.key, ROOT);
-        let descriptors = AtomicU64::new(u64::MAX);
-        let (crowded, short) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Nodes { table: RwLock::new(table), root: node, descriptors, crowded, short })
-    }
-
-    /// The process may have so many descriptors: one for each node, in all its trees, and some more.
-    pub fn descriptors(&self, many: u64) {
-        self.descriptors.store(many, Ordering::Relaxed);
-    }
-
-    /// How many it may have.
-    pub fn may_have(&self) -> u64 {
-        self.descriptors.load(Ordering::Relaxed)
-    }
-
-    /// Whether descriptors have become short since this was asked for last.
-    pub fn take_crowded(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed) && self.crowded.swap(false, Ordering::Relaxed)
-    }
-
-    /// A descriptor for a node was opened. *Why its number tells:* the kernel gives the lowest one that is free.
-    fn count(&self, fd: &OwnedFd) {
-        let (number, may) = (u64::from(fd.as_raw_fd().unsigned_abs()), self.may_have());
-        let short = number >= part(may, CROWDED);
-        self.short.store(short, Ordering::Relaxed);
-        if short {
-            self.crowded.store(true, Ordering::Relaxed);
-        }
-        if number >= part(may, FULL) {
-            std::thread::sleep(FULL_PAUSE);
-        }
-    }
-
-    /// Whether descriptors are short, so that nothing is looked up that nobody has asked for by its name.
-    pub fn is_short(&self) -> bool {
-        self.short.load(Ordering::Relaxed)
-    }
-
-    /// There is none left: as [`Nodes::take_crowded`] will say.
-    pub fn set_crowded(&self) {
-        self.crowded.store(true, Ordering::Relaxed);
+        Ok(Nodes { table: RwLock::new(table), root: node, descriptors: Descriptors::default() })
     }
 
     /// The root.
@@ -394,7 +342,7 @@ impl Nodes {
         let (key, kind) = (Key::of(stat), u32::from(stat.stx_mode) & TYPE_BITS);
         // Before the table's lock: may look at the lower tree, once for each directory.
         let below_foreign = dir.is_foreign();
-        self.count(&fd);
+        self.descriptors.opened(&fd);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let known = table.by_key.get(&key).and_then(|id| table.by_id.get(id)).cloned();
         if let Some(node) = known

@@ -67,7 +67,7 @@ impl Fs {
     fn open_path(&self, dir: &Node, name: &OsStr) -> Result<OwnedFd> {
         for _ in 0..SHORT_TRIES {
             match rustix::fs::openat(&dir.fd, name, PATH, Mode::empty()) {
-                Err(Errno::MFILE) => self.nodes.set_crowded(),
+                Err(Errno::MFILE) => self.nodes.descriptors.none_left(),
                 opened => return opened,
             }
             std::thread::sleep(SHORT_PAUSE);

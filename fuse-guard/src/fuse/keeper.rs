@@ -211,7 +211,7 @@ fn shed(shared: &Arc<Shared>, notify: &Notify) {
         let shared = shared.clone();
         let thread = std::thread::Builder::new().name("relieve".into()).spawn(move || {
             let nodes = &shared.fs.nodes;
-            shared.fs.dirty.relieve(nodes.may_have() / MANY_UNCONFIRMED, |node| nodes.path_of(node));
+            shared.fs.dirty.relieve(nodes.descriptors.may_have() / MANY_UNCONFIRMED, |node| nodes.path_of(node));
             shared.keeper.relieving.store(false, Ordering::SeqCst);
         });
         if thread.is_err() {

@@ -64,7 +64,7 @@ impl Face {
 
     fn count(&self, kind: Kind) {
         self.0.requests.count(kind);
-        if self.fs().nodes.take_crowded() {
+        if self.fs().nodes.descriptors.take_crowded() {
             self.0.keeper.crowded();
         }
     }

@@ -230,7 +230,7 @@ impl Mount {
         let gate = Gate::new(standing, clock, hooks.clone());
         let mut fs = Fs::new(lower, gate).map_err(lower_bad)?;
         fs.faults = faults;
-        fs.nodes.descriptors(descriptors);
+        fs.nodes.descriptors.allow(descriptors);
         fs.authors = Authors::after(earlier.filter(|_| !faults.no_earlier_mount));
         if allow_other && !fs.can_act() {
             let says = "it needs CAP_SETUID and CAP_SETGID; or mount for this user alone";
