@@ -253,7 +253,8 @@ impl Fs {
                 if item.name == "." || item.name == ".." {
                     return full(item, None);
                 }
-                let entry = match self.find(&node, &item.name, seen) {
+                let short = self.nodes.descriptors.is_short();
+                let entry = match if short { Err(Errno::MFILE) } else { self.find(&node, &item.name, seen) } {
                     Ok(entry) => entry,
                     // Gone meanwhile.
                     Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => return false,

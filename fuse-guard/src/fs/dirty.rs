@@ -156,6 +156,46 @@ impl Dirty {
         Ok((flushed.len() as u64, self.bytes.load(Ordering::Relaxed)))
     }
 
+    /// Descriptors run short, and each file in the set keeps one: where there are `many` or more, half of them, of those that nobody
+    /// has open for writing, are made durable and leave the set.
+    ///
+    /// *Why nothing is missed:* a write needs a writable handle, and says that it comes before it comes. So what is written to a file
+    /// after it was taken out, with no such handle, puts it in again; what was written before is in the fsync. An error is
+    /// remembered for the epoch. No flush goes on meanwhile.
+    pub fn relieve(&self, many: u64, path_of: impl Fn(&Node) -> String) {
+        let _one = lock(&self.flushing);
+        let some: Vec<Arc<Node>> = {
+            let mut files = lock(&self.files);
+            if (files.len() as u64) < many {
+                return;
+            }
+            let half = files.len().div_ceil(2);
+            let unused = |node: &Arc<Node>| {
+                let writable = lock(&node.writable);
+                let unused = writable.handles == 0;
+                if unused {
+                    node.dirty_in.store(0, Ordering::SeqCst);
+                }
+                unused
+            };
+            let ids: Vec<u64> = files.iter().filter(|(_, node)| unused(node)).map(|(id, _)| *id).take(half).collect();
+            ids.iter().filter_map(|id| files.remove(id)).collect()
+        };
+        // First all at once, which makes each one's own a look.
+        let storage = lock(&self.storage).clone();
+        for fd in storage.iter() {
+            if let Err(why) = syncfs(fd) {
+                self.failed("the filesystem as a whole".into(), why);
+            }
+        }
+        for node in some {
+            if let Err(why) = flush_one(&node) {
+                self.failed(path_of(&node), why);
+            }
+            lock(&self.flushed).insert(node.generation);
+        }
+    }
+
     /// Written and not confirmed, what a flush has taken too.
     fn unconfirmed(&self) -> BTreeMap<u64, Arc<Node>> {
         let dirty = lock(&self.files);
@@ -270,6 +310,35 @@ mod tests {
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
         dirty.begin(&root, below(), Epoch::from_raw(2)).unwrap();
         assert_eq!(dirty.flush(|_| String::new(), || true), Ok((0, 0)));
+    }
+
+    #[test]
+    fn where_descriptors_run_short_a_file_leaves_the_set_only_confirmed_and_with_nobody_who_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
+        let (dirty, node) = (Dirty::default(), nodes.root());
+        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
+        let dirty_now = || lock(&dirty.files).len();
+        dirty.wrote(node, 1);
+        dirty.relieve(2, |_| String::new());
+        assert_eq!(dirty_now(), 1, "few are left to the flush");
+        lock(&node.writable).handles = 1;
+        dirty.relieve(1, |_| String::new());
+        assert_eq!(dirty_now(), 1, "a write may be on its way");
+        lock(&node.writable).handles = 0;
+        dirty.relieve(1, |_| String::new());
+        assert_eq!(dirty_now(), 0, "confirmed");
+        dirty.wrote(node, 1);
+        assert_eq!(dirty_now(), 1, "written again, it is in the set again");
+        assert_eq!(dirty.flush(|_| String::new(), || true), Ok((1, 2)));
+        // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
+        dirty.wrote(node, 1);
+        let good = std::mem::replace(&mut *lock(&dirty.storage), Arc::new(vec![open(OFlags::PATH | OFlags::DIRECTORY)]));
+        dirty.relieve(1, |_| String::new());
+        *lock(&dirty.storage) = good;
+        assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
     }
 
     #[test]

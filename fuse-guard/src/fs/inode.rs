@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::time::BootTime;
 
+use super::descriptors::Descriptors;
 use super::error::{Result, reason};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
 
@@ -260,6 +261,8 @@ struct Table {
 pub struct Nodes {
     table: RwLock<Table>,
     root: Arc<Node>,
+    /// How short the process is of descriptors.
+    pub descriptors: Descriptors,
 }
 
 fn millis(now: BootTime) -> u64 {
@@ -298,7 +301,7 @@ impl Nodes {
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
         table.by_id.insert(ROOT, node.clone());
         table.by_key.insert(node.key, ROOT);
-        Ok(Nodes { table: RwLock::new(table), root: node })
+        Ok(Nodes { table: RwLock::new(table), root: node, descriptors: Descriptors::default() })
     }
 
     /// The root.
@@ -339,6 +342,7 @@ impl Nodes {
         let (key, kind) = (Key::of(stat), u32::from(stat.stx_mode) & TYPE_BITS);
         // Before the table's lock: may look at the lower tree, once for each directory.
         let below_foreign = dir.is_foreign();
+        self.descriptors.opened(&fd);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let known = table.by_key.get(&key).and_then(|id| table.by_id.get(id)).cloned();
         if let Some(node) = known

@@ -22,6 +22,7 @@ pub mod attr;
 pub mod authors;
 pub mod caching;
 pub mod caller;
+pub mod descriptors;
 pub mod dir;
 pub mod dirty;
 pub mod error;

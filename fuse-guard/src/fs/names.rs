@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags, statx};
 
@@ -15,6 +16,9 @@ use crate::gate::Standing;
 use crate::sync::Arc;
 
 const DEFAULT_ACL: &str = "system.posix_acl_default";
+/// With no descriptor left, how often a lookup is tried again, and after which pause: then it is EMFILE.
+const SHORT_TRIES: u32 = 25;
+const SHORT_PAUSE: Duration = Duration::from_millis(20);
 const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What mknod makes, and with which permissions.
@@ -54,9 +58,21 @@ impl Fs {
             self.unfinished.seen(dir, name);
             return Ok(entry);
         }
-        let fd = rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())?;
+        let fd = self.open_path(dir, name)?;
         self.unfinished.seen(dir, name);
         self.enter(fd, dir, name, seen)
+    }
+
+    /// A descriptor of what has the name; where none is left, it waits until some have been closed.
+    fn open_path(&self, dir: &Node, name: &OsStr) -> Result<OwnedFd> {
+        for _ in 0..SHORT_TRIES {
+            match rustix::fs::openat(&dir.fd, name, PATH, Mode::empty()) {
+                Err(Errno::MFILE) => self.nodes.descriptors.none_left(),
+                opened => return opened,
+            }
+            std::thread::sleep(SHORT_PAUSE);
+        }
+        rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())
     }
 
     /// The same with one call to below, for the holder, of a node that was revalidated under this standing already.

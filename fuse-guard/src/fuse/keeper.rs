@@ -8,6 +8,8 @@
 //!   change, which may be too coarse to tell; and a listing whose names must be looked up one by one is dearer than a new one.
 //! - When the licence ends, whatever the reason, the kernel forgets at once what it may be wrong about from then on, and once
 //!   more [`AGAIN`] later: an answer of before may have been on its way to a program that had no processor.
+//! - When descriptors run short, the files that the kernel has known longest are forgotten, and closed: so a tree may have more files
+//!   than the guard may have descriptors.
 //! - Pages of files that somebody may write are left: they may be dirty, and if the lease comes back in this run they are still
 //!   to be written. The daemon drops them when the lease is really gone.
 //!
@@ -26,7 +28,7 @@ use super::Shared;
 use super::notify::Notify;
 use crate::fs::caching::READER_TTL;
 use crate::gate::{Gate, in_time};
-use crate::sync::{Arc, Condvar, Mutex, Ordering, PoisonError, lock};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, PoisonError, lock};
 
 /// When the kernel is told to forget a second time: answers are not that long on their way.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -38,11 +40,20 @@ const BESIDE: Duration = Duration::from_millis(500);
 /// Rounds that hang at the same time; each ends with the mutation that it hangs behind, at the latest after its wait.
 const BESIDE_MAX: usize = 16;
 
+/// Below this part of all descriptors, unconfirmed files are left to the flush.
+const MANY_UNCONFIRMED: u64 = 8;
+/// Threads that shed: in one directory the kernel lets each of them in as often as one that looks up.
+const SHEDDERS: usize = 4;
+/// How long the kernel has for its answer before more files are shed.
+const SHED_PAUSE: Duration = Duration::from_millis(20);
+
 /// What there is to forget, and when.
 #[derive(Default)]
 pub(crate) struct Keeper {
     state: Mutex<State>,
     wake: Condvar,
+    shedding: AtomicBool,
+    relieving: AtomicBool,
 }
 
 #[derive(Default)]
@@ -51,6 +62,8 @@ struct State {
     listed: BTreeMap<u64, BootTime>,
     /// The licence has ended.
     ended: bool,
+    /// Descriptors run short.
+    crowded: bool,
     /// It had ended, and at this time all is forgotten once more.
     again: Option<BootTime>,
     over: bool,
@@ -60,6 +73,7 @@ struct State {
 enum Job {
     Listings(Vec<u64>),
     Everything,
+    Shed,
     End,
 }
 
@@ -68,7 +82,10 @@ impl Keeper {
     pub(super) fn listed(&self, id: u64, ttl: Duration, now: BootTime) {
         let mut state = lock(&self.state);
         let first = state.listed.is_empty();
-        state.listed.insert(id, now.after(ttl.max(READER_TTL)));
+        let until = now.after(ttl.max(READER_TTL));
+        // The earlier of two: whoever took the licence's time-out may be late with it, and the licence gone.
+        let noted = state.listed.entry(id).or_insert(until);
+        *noted = (*noted).min(until);
         drop(state);
         if first {
             self.wake.notify_all();
@@ -79,6 +96,14 @@ impl Keeper {
     pub(super) fn licence_ends(&self) {
         lock(&self.state).ended = true;
         self.wake.notify_all();
+    }
+
+    /// Descriptors run short: one for each file that the kernel knows.
+    pub(super) fn crowded(&self) {
+        if !self.shedding.load(Ordering::Relaxed) {
+            lock(&self.state).crowded = true;
+            self.wake.notify_all();
+        }
     }
 
     /// The mount is gone.
@@ -107,6 +132,7 @@ impl Keeper {
             let (shared, notify) = (shared.clone(), notify.clone());
             let _hangs = beside.within(BESIDE, "forgetting", move || match job {
                 Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
+                Job::Shed => shed(&shared, &notify),
                 _ => forget(&shared, &notify),
             });
         }
@@ -144,6 +170,9 @@ impl State {
             self.listed.clear();
             return Ok(Job::Everything);
         }
+        if std::mem::take(&mut self.crowded) {
+            return Ok(Job::Shed);
+        }
         let old: Vec<u64> = self.listed.iter().filter(|(_, until)| !in_time(**until, now)).map(|(id, _)| *id).collect();
         if !old.is_empty() {
             old.iter().for_each(|id| _ = self.listed.remove(id));
@@ -170,6 +199,46 @@ fn forget(shared: &Shared, notify: &Notify) {
     shared.forget_absent(notify);
 }
 
+/// Makes the kernel forget the files that it has known longest, a third of them. Directories stay: one may be where somebody works.
+/// Where many are unconfirmed, those are confirmed beside, for each keeps a descriptor too.
+fn shed(shared: &Arc<Shared>, notify: &Notify) {
+    let keeper = &shared.keeper;
+    if keeper.shedding.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let nodes = &shared.fs.nodes;
+    if !shared.keeper.relieving.swap(true, Ordering::SeqCst) {
+        let shared = shared.clone();
+        let thread = std::thread::Builder::new().name("relieve".into()).spawn(move || {
+            let nodes = &shared.fs.nodes;
+            shared.fs.dirty.relieve(nodes.descriptors.may_have() / MANY_UNCONFIRMED, |node| nodes.path_of(node));
+            shared.keeper.relieving.store(false, Ordering::SeqCst);
+        });
+        if thread.is_err() {
+            keeper.relieving.store(false, Ordering::SeqCst);
+        }
+    }
+    // Numbers alone: whoever keeps a node keeps its descriptor.
+    let mut files: Vec<(u64, u64)> =
+        nodes.all().iter().filter(|node| !node.is_dir()).map(|node| (node.generation, node.id)).collect();
+    files.sort_unstable();
+    files.truncate(files.len() / 3 + 1);
+    std::thread::scope(|threads| {
+        for part in 0..SHEDDERS {
+            let files = &files;
+            let thread = std::thread::Builder::new().name(format!("shed-{part}"));
+            let _none_to_be_had = thread.spawn_scoped(threads, move || {
+                for (_, id) in files.iter().skip(part).step_by(SHEDDERS) {
+                    let names = nodes.get(*id).map(|node| node.names()).unwrap_or_default();
+                    names.iter().for_each(|(parent, name)| notify.entry(*parent, name, false));
+                }
+            });
+        }
+    });
+    std::thread::sleep(SHED_PAUSE);
+    keeper.shedding.store(false, Ordering::SeqCst);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +258,14 @@ mod tests {
         assert_eq!(due(501), Err(Some(Duration::from_millis(8499))));
         assert_eq!(due(9000), Ok(Job::Listings(vec![7])));
         assert_eq!(due(9001), Err(None), "it sleeps until something comes");
+    }
+
+    #[test]
+    fn a_listing_that_was_read_without_the_licence_is_due_whoever_is_late_with_a_longer_time() {
+        let keeper = Keeper::default();
+        keeper.listed(7, Duration::ZERO, at(0));
+        keeper.listed(7, Duration::from_secs(9), at(1));
+        assert_eq!(lock(&keeper.state).due(at(500)), Ok(Job::Listings(vec![7])));
     }
 
     #[test]

@@ -65,6 +65,9 @@ impl Face {
 
     fn count(&self, kind: Kind) {
         self.0.requests.count(kind);
+        if self.fs().nodes.descriptors.take_crowded() {
+            self.0.keeper.crowded();
+        }
     }
 
     fn call(&self, req: &Request, op: Op, on: INodeNo) -> Call {

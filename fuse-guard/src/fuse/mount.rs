@@ -47,10 +47,6 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, lock};
 const DEAD_LOOK: Duration = Duration::from_secs(2);
 /// How long the kernel may take to answer a new mount's first message.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Above this part of the allowed descriptors, names of files are dropped so that the kernel forgets them.
-const CROWDED: (u64, u64) = (3, 4);
-/// Names dropped at a time when it is crowded.
-const SHED: usize = 4096;
 
 /// What to mount where.
 pub struct MountOptions {
@@ -130,12 +126,10 @@ pub struct Mount {
     notify: Notify,
     at: PathBuf,
     device: (u32, u32),
-    descriptors: u64,
     /// Unmounted. Under its lock the standing is published, so that none follows the last one.
     gone: Mutex<bool>,
     /// One unmount at a time.
     leaving: Mutex<()>,
-    shedding: Arc<AtomicBool>,
     /// The node or name that the kernel is being told to forget, in [`Mount::drop_caches`].
     dropping: Arc<AtomicU64>,
     /// The standing that was published last is a licence to cache.
@@ -236,6 +230,7 @@ impl Mount {
         let gate = Gate::new(standing, clock, hooks.clone());
         let mut fs = Fs::new(lower, gate).map_err(lower_bad)?;
         fs.faults = faults;
+        fs.nodes.descriptors.allow(descriptors);
         fs.authors = Authors::after(earlier.filter(|_| !faults.no_earlier_mount));
         if allow_other && !fs.can_act() {
             let says = "it needs CAP_SETUID and CAP_SETGID; or mount for this user alone";
@@ -287,10 +282,8 @@ impl Mount {
             notify,
             at,
             device,
-            descriptors,
             gone: Mutex::new(false),
             leaving: Mutex::new(()),
-            shedding: Arc::default(),
             dropping: Arc::default(),
             licensed: AtomicBool::new(false),
         })
@@ -328,7 +321,6 @@ impl Mount {
             self.shared.keeper.licence_ends();
         }
         drop(gone);
-        self.shed();
     }
 
     /// How this side stands.
@@ -536,27 +528,6 @@ impl Mount {
         // Not joined: a thread may be lost on the lower tree.
         drop(lock(&self.session).take());
         Ok(())
-    }
-
-    /// Where the kernel knows so many files that descriptors run short, some names are dropped.
-    fn shed(&self) {
-        let most = self.descriptors / CROWDED.1 * CROWDED.0;
-        if (self.fs().nodes.len() as u64) < most || self.shedding.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let (shared, notify, flag) = (self.shared.clone(), self.notify.clone(), self.shedding.clone());
-        let job = move || {
-            // Files only: a directory's name may be somebody's working directory.
-            for node in shared.fs.nodes.all().into_iter().filter(|node| !node.is_dir()).take(SHED) {
-                for (parent, name) in node.names() {
-                    notify.entry(parent, &name, false);
-                }
-            }
-            flag.store(false, Ordering::SeqCst);
-        };
-        if std::thread::Builder::new().name("shed".into()).spawn(job).is_err() {
-            self.shedding.store(false, Ordering::SeqCst);
-        }
     }
 }
 
