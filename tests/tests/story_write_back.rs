@@ -176,7 +176,10 @@ fn who_waits_for_the_storage_is_refused_at_the_deadline() {
         let writer = threads.spawn(|| far.fill_many());
         let hung = far.pace.hang();
         wait_for(LIMIT, "the writer waits", || far.mount.waiting_for_room() == 1);
-        far.clock.advance(2 * HOUR);
+        // Sooner than a wait ends by itself.
+        let until = far.clock.now().after(Duration::from_secs(10));
+        far.mount.publish(Standing { right: Right::Write { until }, ..far.mount.standing() });
+        far.clock.advance(Duration::from_secs(11));
         wait_for(LIMIT, "it is refused", || writer.is_finished());
         assert_eq!(writer.join().unwrap().unwrap_err().raw_os_error(), Some(EROFS));
         drop(hung);

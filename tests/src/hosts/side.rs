@@ -55,7 +55,8 @@ impl Side {
     }
 
     /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`,
-    /// `gate_open`, `no_lock`, `only_says_locked`, `resume_awake`, `guards_told`. Only debug builds know them. Before its daemon runs.
+    /// `gate_open`, `no_lock`, `only_says_locked`, `resume_awake`, `guards_told`, `no_write_back`. Only debug builds know them. Before its daemon
+    /// runs.
     #[must_use]
     pub fn fault(mut self, fault: &str) -> Side {
         self.fault = Some(fault.to_owned());
