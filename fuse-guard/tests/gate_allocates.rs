@@ -8,6 +8,8 @@ use std::time::Duration;
 use treelease_client::words::clock::{Clock, ManualClock};
 use treelease_client::words::epoch::Epoch;
 use treelease_client::words::policy::Mode;
+use treelease_guard::fs::caller::Caller;
+use treelease_guard::fs::writers::Writers;
 use treelease_guard::gate::{Admission, Gate, Hooks, LateWrite, Op, Opened, Refused, Right, Standing};
 
 struct Counting;
@@ -61,4 +63,14 @@ fn an_operation_that_is_admitted_allocates_nothing() {
     let opened = Some(Opened { epoch: Epoch::ZERO });
     assert_eq!(asked(|| Op::ALL.into_iter().for_each(|op| through(op, opened))), 0);
     assert!(asked(|| drop(std::hint::black_box(Box::new(1)))) > 0, "control: it does count");
+}
+
+#[test]
+fn a_write_of_a_known_process_is_counted_without_an_allocation() {
+    let (writers, now) = (Writers::default(), ManualClock::new().now());
+    let who = Caller { uid: 0, gid: 0, pid: std::process::id() };
+    writers.wrote(who, 5, || "notes.db".to_owned(), now);
+    let again = || (6..100).for_each(|node| writers.wrote(who, node, || panic!("it is known"), now));
+    assert_eq!(asked(again), 0);
+    assert_eq!(writers.report(|_| None)[0].count, 95);
 }
