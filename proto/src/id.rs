@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +56,7 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text.
@@ -67,7 +68,7 @@ macro_rules! text_id {
             type Err = BadId;
             fn from_str(s: &str) -> Result<Self, BadId> {
                 let check: fn(&'static str, &str) -> Result<(), BadId> = $check;
-                check($what, s).map(|()| Self(s.to_owned()))
+                check($what, s).map(|()| Self(s.into()))
             }
         }
         impl TryFrom<String> for $name {
@@ -78,7 +79,7 @@ macro_rules! text_id {
         }
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.0.as_ref().to_owned()
             }
         }
         impl fmt::Display for $name {
@@ -99,7 +100,7 @@ macro_rules! random_id {
         impl $name {
             /// A new one, random. Never called in a pure core.
             pub fn random() -> Self {
-                Self(uuid::Uuid::new_v4().hyphenated().to_string())
+                Self(uuid::Uuid::new_v4().hyphenated().to_string().into())
             }
         }
     };

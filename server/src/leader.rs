@@ -21,14 +21,12 @@ use treelease_proto::clock::Clock;
 use treelease_proto::command::{Answer, Command, Leadership};
 
 use crate::consensus::Consensus;
-use crate::expiry::Timers;
+use crate::expiry::{TICK, Timers};
 use crate::fencing::Fences;
 use crate::fencing::runner::Runner;
 use crate::surroundings::Faults;
 use crate::telemetry::Telemetry;
 
-/// How often the timers are looked at.
-const TICK: Duration = Duration::from_millis(100);
 /// How long the outcome of an expiry may stay unknown before a new leadership voids it.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(2);
 /// How long a `Lead` may take before it is proposed again.

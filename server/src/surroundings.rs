@@ -35,6 +35,8 @@ pub struct Faults {
     pub timers_go_on: bool,
     /// A leadership is known by its term, not by its entry's index.
     pub terms_for_leaderships: bool,
+    /// A leader counts itself before its disk has an entry, and goes on in its term when it comes back without it (I7).
+    pub counts_unwritten: bool,
 }
 
 impl Surroundings {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// How each row begins.
-const ROWS: [&str; 16] = [
+const ROWS: [&str; 23] = [
     "random read 4 KiB",
     "the same, the file read before",
     "random write 4 KiB",
@@ -20,6 +20,13 @@ const ROWS: [&str; 16] = [
     "`treelease run -- true`, the lease is free",
     "acquire and release, 3 clients in line for one tree",
     "renewals, 3 clients",
+    "renewals, 20 sessions, each at one of the nodes",
+    "renewals, 20 sessions, all at the leader's node",
+    "renewals, 20 sessions, each every 3 s",
+    "treelease | 1 s",
+    "10 |",
+    "40 |",
+    "acquire and release, 2 clients, a tree each",
 ];
 
 #[test]

@@ -102,6 +102,11 @@ fn i7_a_log_that_is_not_synced_is_caught() {
     is_caught(Fault::NotSynced, &["what was acknowledged is lost", "was granted after", "comes no further", "ended by itself"]);
 }
 
+#[test]
+fn i7_a_leader_that_counts_what_its_disk_does_not_have_is_caught() {
+    is_caught(Fault::CountsUnwritten, &["what was acknowledged is lost"]);
+}
+
 /// Seeds of the quick tier: two quiet cores play them in less than a minute, in a debug build.
 const QUICK: u64 = 60;
 /// A rule that is left out is caught within so many seeds,

@@ -1,6 +1,7 @@
 //! openraft's log over the store: the live log in memory, the disk for recovery only.
 //!
-//! Promises (I7): an entry, a vote, a truncation is on disk before openraft hears of it; writes keep their order, since all
+//! Promises (I7): an entry, a vote, a truncation is on disk before openraft hears of it, but for a leader's own entry, which its
+//! followers may get meanwhile (the argument is in [`super::ahead`]); writes keep their order, since all
 //! go through one thread; a purge and the note of how far it went are one commit, and that is the commit of the next append: *why
 //! not at once:* openraft purges as soon as it has received a snapshot, before that is saved, and a node killed in between had
 //! neither log nor snapshot. It appends only after the snapshot was saved. What a lost purge leaves is purged again. On opening, everything is checked: each
@@ -16,10 +17,13 @@ use std::sync::{Arc, RwLock};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{EntryPayload, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
+use treelease_proto::id::NodeId;
 
+use super::ahead::{self, Ahead, Members};
 use super::codec;
 use super::peers::Peers;
-use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use super::published::Published;
+use super::types::{Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use crate::store::writer::Writer;
 use crate::store::{Loaded, Meta, WriteSet, damaged};
 
@@ -31,6 +35,8 @@ struct Mem {
     committed: Option<LogId>,
     /// Purged here and not yet on disk.
     purge_owed: Option<LogId>,
+    /// The greatest index at which members were ever changed in this log, be it truncated since.
+    members_at: u64,
 }
 
 /// The log of one node; clones share it.
@@ -39,6 +45,15 @@ pub struct LogStore {
     mem: Arc<RwLock<Mem>>,
     writer: Arc<Writer>,
     peers: Option<Arc<Peers>>,
+    ahead: Option<Leading>,
+}
+
+/// What a leader needs to know to send its entries before its disk has them.
+#[derive(Clone)]
+struct Leading {
+    node: NodeId,
+    published: Arc<Published>,
+    ahead: Ahead,
 }
 
 /// What was on disk, understood.
@@ -55,6 +70,9 @@ impl Recovered {
             let entry = codec::entry_from_bytes(&bytes).map_err(|e| damaged(format!("log entry {index}: {e}")))?;
             if entry.log_id.index != index {
                 return Err(damaged(format!("log entry {index} says that it is {}", entry.log_id.index)));
+            }
+            if entry.get_members().is_some() {
+                mem.members_at = index;
             }
             mem.entries.insert(index, entry);
         }
@@ -79,6 +97,18 @@ impl Recovered {
         self.mem.vote.is_some() && self.mem.last().is_some()
     }
 
+    /// The members that the last such entry has made, if the log still has it.
+    pub fn members(&self) -> Option<&Membership> {
+        self.mem.entries.get(&self.mem.members_at)?.get_members()
+    }
+
+    /// With the vote that this node may start with ([`ahead::step_back`]).
+    #[must_use]
+    pub fn stepped_back(mut self, node: NodeId, voters: &[std::collections::BTreeSet<NodeId>]) -> Self {
+        self.mem.vote = self.mem.vote.map(|vote| ahead::step_back(node, vote, voters));
+        self
+    }
+
     /// Up to which entry the log was purged: a snapshot must cover it.
     pub fn purged(&self) -> Option<u64> {
         self.mem.purged.map(|p| p.index)
@@ -94,7 +124,7 @@ impl Mem {
 impl LogStore {
     /// The log that was on disk, and the way to write on.
     pub fn new(recovered: Recovered, writer: Arc<Writer>) -> Self {
-        Self { mem: Arc::new(RwLock::new(recovered.mem)), writer, peers: None }
+        Self { mem: Arc::new(RwLock::new(recovered.mem)), writer, peers: None, ahead: None }
     }
 
     /// Tells the door of every number that an entry names, from those that are there already on.
@@ -139,6 +169,20 @@ impl LogStore {
 fn tell(peers: &Peers, entry: &Entry) {
     if let EntryPayload::Membership(members) = &entry.payload {
         peers.were_used(members.nodes().map(|(id, _)| *id));
+    }
+}
+
+impl Leading {
+    /// Whether these entries may be sent before the disk has them; if so, they are noted.
+    fn may_run(&self, mem: &Mem, entries: &[Entry]) -> Option<Ahead> {
+        let first = entries.first()?.log_id.index;
+        // Those that are applied are in force only if no later change of members stands in the log.
+        let known = self.published.applied_now() >= mem.members_at;
+        let may = known && self.ahead.may_run(self.node, mem.vote.as_ref(), entries, &self.published.voters());
+        may.then(|| {
+            self.ahead.begin(first);
+            self.ahead.clone()
+        })
     }
 }
 
@@ -202,10 +246,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
         let mut change = WriteSet::default();
-        {
+        let ahead = {
             let mut mem = self.write();
+            let ahead = self.ahead.as_ref().and_then(|leading| leading.may_run(&mem, &entries));
             for entry in entries {
+                if entry.get_members().is_some() {
+                    mem.members_at = mem.members_at.max(entry.log_id.index);
+                }
                 change.puts.push((entry.log_id.index, codec::entry_to_bytes(&entry)));
                 self.peers.iter().for_each(|peers| tell(peers, &entry));
                 mem.entries.insert(entry.log_id.index, entry);
@@ -217,8 +266,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 change.purge_to = Some(upto.index);
                 change.meta.push((Meta::Purged, codec::log_id_to_bytes(&upto)));
             }
-        }
-        self.writer.commit(change, Box::new(move |result| callback.log_io_completed(result)));
+            ahead
+        };
+        let Some(ahead) = ahead else {
+            self.writer.commit(change, Box::new(move |result| callback.log_io_completed(result)));
+            return Ok(());
+        };
+        // One that fails is never at its end, and the node ends: no answer of a follower counts any more.
+        let done = move |result: io::Result<()>| result.map_or((), |()| ahead.end());
+        self.writer.commit(change, Box::new(done));
+        callback.log_io_completed(Ok(()));
         Ok(())
     }
 

@@ -47,6 +47,7 @@ impl Machine {
         let mut state = state;
         state.was_read(meta.last_membership.nodes().map(|(id, _)| *id));
         let published = Arc::new(Published::new(state, meta.last_log_id.map_or(0, |id| id.index)));
+        published.set_voters(meta.last_membership.membership().get_joint_config().clone());
         Ok(Self {
             published,
             snapshots,
@@ -91,6 +92,7 @@ impl Machine {
                     std::process::abort();
                 }
                 self.published.write().note_nodes(members.nodes().map(|(id, _)| *id));
+                self.published.set_voters(members.get_joint_config().clone());
                 self.membership = StoredMembership::new(Some(entry.log_id), members);
                 Outcome::default()
             }
@@ -181,6 +183,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.published.hub.reset(revision);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.published.set_voters(meta.last_membership.membership().get_joint_config().clone());
         self.published.set_applied(meta.last_log_id.map_or(0, |id| id.index));
         Ok(())
     }

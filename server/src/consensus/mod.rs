@@ -10,6 +10,7 @@
 //! [`Consensus::confirm`] was earned after the call (I5); what [`Consensus::state`] shows is the state after some whole
 //! entry. It decides nothing about leases and reads no clock but for time-outs.
 
+mod ahead;
 pub mod codec;
 pub mod confirm;
 pub mod events;
@@ -43,6 +44,7 @@ use treelease_proto::command::{Answer, Command, Proposal};
 use treelease_proto::id::{NodeId, RequestKey};
 use treelease_proto::time::{Ttl, WallTime};
 
+use self::ahead::Ahead;
 use self::confirm::{Confirmer, Unconfirmed};
 use self::events::Hub;
 use self::handover::Leaving;
@@ -192,9 +194,17 @@ impl Consensus {
             return Err(damaged_dir(dir, "entries were purged from the log, and the snapshot that covers them is missing"));
         }
         let published = machine.published();
+        let voters = recovered.members().map_or_else(|| published.voters(), |members| members.get_joint_config().clone());
+        // A control's numbers of leaderships are wrong only where a leader goes on in its term, which one of several never does.
+        let goes_on = faults.terms_for_leaderships || faults.counts_unwritten;
+        let recovered = if goes_on { recovered } else { recovered.stepped_back(identity.node, &voters) };
         let writer = on.disk.writer(backend, fail.clone()).map_err(|e| Failure::internal(format!("no thread: {e}")))?;
         let writer = Arc::new(writer);
-        let log = LogStore::new(recovered, writer.clone()).telling(peers.clone());
+        let ahead = if faults.counts_unwritten { Ahead::new(pace.heartbeat) } else { network.ahead() };
+        let log = match LogStore::new(recovered, writer.clone()).telling(peers.clone()) {
+            log if faults.terms_for_leaderships => log,
+            log => log.running_ahead(identity.node, published.clone(), ahead),
+        };
         let config = Arc::new(raft_config(&pace)?);
         let raft = Raft::new(identity.node, config, network.clone(), log.clone(), machine)
             .await

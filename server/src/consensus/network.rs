@@ -20,6 +20,7 @@ use treelease_proto::id::NodeId;
 use treelease_proto::wire;
 use treelease_proto::wire::raft_client::RaftClient;
 
+use super::ahead::Ahead;
 use super::messages;
 use super::peers::{Peers, QuorumAge};
 use super::types::{AppendAnswer, AppendRequest, SnapshotAnswer, SnapshotRequest, TypeConfig, VoteAnswer, VoteRequest};
@@ -83,13 +84,21 @@ pub struct Network {
     away: Arc<Mutex<BTreeMap<NodeId, String>>>,
     /// What a leader says of its quorum with every message.
     quorum_age: Arc<OnceLock<Box<dyn Fn() -> QuorumAge + Send + Sync>>>,
+    /// What followers may be sent before this node's disk has it.
+    ahead: Ahead,
 }
 
 impl Network {
-    /// Nothing is connected yet. After a peer was unreachable openraft waits `backoff` before it tries again.
-    pub fn new(peers: Arc<Peers>, token: Option<Token>, backoff: Duration, dial: Dial) -> Self {
+    /// Nothing is connected yet. After a peer was unreachable openraft waits a heartbeat before it tries again.
+    pub fn new(peers: Arc<Peers>, token: Option<Token>, heartbeat: Duration, dial: Dial) -> Self {
         let token = Arc::new(RwLock::new(token));
-        Self { peers, token, backoff, dial, channels: Arc::default(), away: Arc::default(), quorum_age: Arc::default() }
+        let (channels, away, quorum_age) = (Arc::default(), Arc::default(), Arc::default());
+        Self { peers, token, backoff: heartbeat, dial, channels, away, quorum_age, ahead: Ahead::new(heartbeat) }
+    }
+
+    /// What followers are sent before this node's disk has it.
+    pub fn ahead(&self) -> Ahead {
+        self.ahead.clone()
     }
 
     /// The token that this node shows to the others from now on.
@@ -257,10 +266,17 @@ impl Peer {
 impl RaftNetwork<TypeConfig> for Peer {
     async fn append_entries(&mut self, request: AppendRequest, option: RPCOption) -> Result<AppendAnswer, Error> {
         let (mut client, stamp) = self.client()?;
+        let covered = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id).map(|id| id.index);
+        self.network.ahead.may_speak().await;
         let request =
             self.network.request(messages::append_to_wire(&request, stamp, self.network.quorum_age()), option.soft_ttl());
         let answer = self.heard(client.append(request).await, |answer| answer.stamp.as_ref())?;
-        messages::append_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))
+        let answer = messages::append_answer_from_wire(answer).map_err(|e| self.unreachable(e.to_string()))?;
+        if let (AppendAnswer::Success | AppendAnswer::PartialSuccess(_), Some(covered)) = (&answer, covered) {
+            // It counts only together with this node's own disk (I7).
+            self.network.ahead.has(covered).await;
+        }
+        Ok(answer)
     }
 
     async fn install_snapshot(

@@ -3,9 +3,11 @@
 //! Promises: whoever holds the read lock sees the state after some whole entry, never between two commands of one; the
 //! `applied` word changes after the state has. Only `machine` writes. Locks are taken in this order: state, then timers.
 
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
+use treelease_proto::id::NodeId;
 
 use super::events::Hub;
 use crate::lease::State;
@@ -14,6 +16,8 @@ use crate::lease::State;
 pub struct Published {
     state: RwLock<State>,
     applied: watch::Sender<u64>,
+    /// Of each configuration that is applied.
+    voters: Mutex<Vec<BTreeSet<NodeId>>>,
     /// Events as they are applied.
     pub hub: Hub,
 }
@@ -22,7 +26,7 @@ impl Published {
     /// A state to begin with, and the index of its last entry.
     pub fn new(state: State, applied: u64) -> Self {
         let hub = Hub::new(state.revision());
-        Self { state: RwLock::new(state), applied: watch::channel(applied).0, hub }
+        Self { state: RwLock::new(state), applied: watch::channel(applied).0, voters: Mutex::default(), hub }
     }
 
     /// The state as it is now. Held briefly: the next entry waits for it.
@@ -38,6 +42,21 @@ impl Published {
     /// Changes whenever an entry was applied.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// The last entry that was applied.
+    pub(super) fn applied_now(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Who votes, in each configuration, as far as it is applied.
+    pub(super) fn voters(&self) -> Vec<BTreeSet<NodeId>> {
+        self.voters.lock().expect("nothing panics while it holds the voters").clone()
+    }
+
+    /// Before [`Published::set_applied`] of the entry that made it so.
+    pub(super) fn set_voters(&self, voters: Vec<BTreeSet<NodeId>>) {
+        *self.voters.lock().expect("nothing panics while it holds the voters") = voters;
     }
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {

@@ -3,25 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite, blank_ent, log_id};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use proptest::prelude::*;
 use tempfile::TempDir;
+use tokio::time::timeout;
 use treelease_proto::command::{Command, Proposal};
 use treelease_proto::id::{ClusterId, RequestKey};
 use treelease_proto::time::{Ttl, WallTime};
 
+use super::ahead::Ahead;
 use super::codec;
 use super::log::{LogStore, Recovered};
 use super::machine::Machine;
+use super::published::Published;
 use super::types::{Batch, Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use crate::failure::FailStop;
+use crate::lease::State;
 use crate::store::identity::{Formation, Member};
 use crate::store::snapshot::SnapshotDir;
 use crate::store::writer::Writer;
-use crate::store::{Kind, Loaded};
+use crate::store::{Backend, Counts, Kind, Loaded, WriteSet};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// What waits for something that does not come waits longer than this.
+const MOMENT: Duration = Duration::from_millis(50);
 
 struct InTemporaryDirectories(Kind);
 
@@ -190,6 +199,77 @@ async fn a_snapshot_brings_the_state_back_after_a_restart() {
     let restarted = Machine::open(SnapshotDir::open(&dir.path().join("snapshots")).unwrap(), FailStop::new()).unwrap();
     assert_eq!(*restarted.published().state(), before);
     assert_eq!(restarted.last_applied(), Some(1));
+}
+
+/// A disk that writes when it is told to.
+struct Slow(std::sync::mpsc::Receiver<()>);
+
+impl Backend for Slow {
+    fn commit(&mut self, _: &WriteSet) -> std::io::Result<()> {
+        self.0.recv().map_err(std::io::Error::other)
+    }
+    fn load(&mut self) -> std::io::Result<Loaded> {
+        Ok(Loaded::default())
+    }
+    fn counts(&self) -> Arc<Counts> {
+        Arc::default()
+    }
+}
+
+#[tokio::test]
+async fn i7_a_leaders_entry_goes_out_while_its_disk_writes_and_no_followers_answer_counts_before_it_has() {
+    let (write, slow) = std::sync::mpsc::channel();
+    let writer = Arc::new(Writer::start(Slow(slow), FailStop::new()).unwrap());
+    let published = Arc::new(Published::new(State::new(), 0));
+    published.set_voters(vec![BTreeSet::from([1, 2, 3])]);
+    let ahead = Ahead::new(LIMIT);
+    let log = LogStore::new(Recovered::read(Loaded::default()).unwrap(), writer);
+    let mut log = log.running_ahead(1, published.clone(), ahead.clone());
+
+    write.send(()).unwrap();
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    timeout(LIMIT, log.blocking_append([blank_ent(3, 1, 1)])).await.expect("it does not wait for the disk").unwrap();
+    assert!(timeout(MOMENT, ahead.has(1)).await.is_err(), "the disk does not have it");
+    write.send(()).unwrap();
+    timeout(LIMIT, ahead.has(1)).await.expect("now it has");
+
+    // A change of members waits, and so does what follows before it is applied here.
+    for entry in [Entry { log_id: log_id(3, 1, 2), payload: EntryPayload::Membership(members([1].into())) }, blank_ent(3, 1, 3)] {
+        waits_for_the_disk(&mut log, entry, &write).await;
+    }
+    published.set_voters(vec![BTreeSet::from([1])]);
+    published.set_applied(3);
+    waits_for_the_disk(&mut log, blank_ent(3, 1, 4), &write).await;
+    published.set_voters(vec![BTreeSet::from([1, 2, 3])]);
+    write.send(()).unwrap();
+    log.save_vote(&Vote::new_committed(4, 2)).await.unwrap();
+    waits_for_the_disk(&mut log, blank_ent(4, 2, 5), &write).await;
+    waits_for_the_disk(&mut log, blank_ent(3, 1, 6), &write).await;
+}
+
+async fn waits_for_the_disk(log: &mut LogStore, entry: Entry, write: &std::sync::mpsc::Sender<()>) {
+    let what = entry.to_string();
+    let mut append = std::pin::pin!(log.blocking_append([entry]));
+    assert!(timeout(MOMENT, &mut append).await.is_err(), "{what} is answered before the disk has it");
+    write.send(()).unwrap();
+    timeout(LIMIT, append).await.expect("the disk has it").unwrap();
+}
+
+#[tokio::test]
+async fn i7_a_restarted_leader_of_three_does_not_go_on_in_its_term_and_a_single_one_does() {
+    for (ids, committed) in [(vec![1, 2, 3], false), (vec![1], true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _, writer) = open(Kind::default(), dir.path());
+        log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+        let payload = EntryPayload::Membership(members(ids.into_iter().collect()));
+        log.blocking_append([Entry { log_id: log_id(3, 1, 0), payload }, blank_ent(3, 1, 1)]).await.unwrap();
+        writer.stop();
+        let recovered = Recovered::read(load(Kind::default(), dir.path())).unwrap();
+        let voters = recovered.members().unwrap().get_joint_config().clone();
+        let (_, _, writer) = open(Kind::default(), &dir.path().join("elsewhere"));
+        let vote = LogStore::new(recovered.stepped_back(1, &voters), writer).read_vote().await.unwrap();
+        assert_eq!(vote.unwrap().committed, committed);
+    }
 }
 
 proptest! {

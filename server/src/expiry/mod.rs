@@ -22,7 +22,7 @@ use crate::lease::State;
 mod tests;
 
 /// How often [`Timers::due`] (or [`Timers::tick`]) is expected: short against the shortest TTL and grace.
-pub const TICK: Duration = Duration::from_millis(100);
+pub const TICK: Duration = Duration::from_millis(50);
 /// Two ticks further apart than this are a gap: this process was starved or suspended, and renewals may have waited unheard.
 pub const GAP: Duration = Duration::from_secs(1);
 const _: () = assert!(GAP.as_millis() >= 5 * TICK.as_millis());

@@ -4,13 +4,15 @@
 //! [`HISTORY_MAX`] of them, and that no text of a person's makes an entry longer than its limit.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use treelease_proto::command::{Event, EventKind, LeaseRef};
 use treelease_proto::id::TreeId;
 use treelease_proto::refusal::Code;
 use treelease_proto::time::WallTime;
 
+use super::trees::Trees;
 use super::{Answer, HISTORY_MAX, State, cut, no_such_tree, refuse, to_millis};
 
 /// Who asks for a command and when, and what it has made happen so far.
@@ -37,9 +39,25 @@ impl Context {
     }
 }
 
-/// The audit trail of every tree.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct Histories(BTreeMap<TreeId, VecDeque<Event>>);
+/// The audit trail of every tree; a copy shares them, as it shares the trees (`super::trees`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Histories(BTreeMap<TreeId, Arc<VecDeque<Event>>>);
+
+/// A ring of fewer events grows by one at a time: most trees of a large server have few.
+const SHORT: usize = 8;
+
+impl Serialize for Histories {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(tree, ring)| (tree, ring.as_ref())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Histories {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = BTreeMap::<TreeId, VecDeque<Event>>::deserialize(deserializer)?;
+        Ok(Self(read.into_iter().map(|(tree, ring)| (tree, Arc::new(ring))).collect()))
+    }
+}
 
 impl Histories {
     pub(super) fn add(&mut self, event: Event) {
@@ -47,11 +65,30 @@ impl Histories {
         if matches!(event.kind, EventKind::Rest | EventKind::Active) {
             return;
         }
-        let ring = self.0.entry(event.tree.clone()).or_default();
+        let ring = Arc::make_mut(self.0.entry(event.tree.clone()).or_default());
         while ring.len() >= HISTORY_MAX {
             ring.pop_front();
         }
+        if ring.len() < SHORT {
+            ring.reserve_exact(1);
+        }
         ring.push_back(event);
+    }
+
+    /// See [`State::was_read`].
+    pub(super) fn share_texts(&mut self, trees: &Trees) {
+        let rings = std::mem::take(&mut self.0).into_iter().map(|(id, mut ring)| {
+            let Some(tree) = trees.get(&id) else { return (id, ring) };
+            let (id, name) = (tree.id.clone(), &tree.name);
+            for event in Arc::make_mut(&mut ring) {
+                event.tree = id.clone();
+                if event.name == *name {
+                    event.name = name.clone();
+                }
+            }
+            (id, ring)
+        });
+        self.0 = rings.collect();
     }
 
     #[cfg(test)]

@@ -11,6 +11,7 @@
 //!
 //! | file | is |
 //! |---|---|
+//! | `trees` | all of them; a copy of the state shares them |
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
 //! | `fencing`, `trials` | fence agents: attempts, their ends, and the sides that were fenced; trying one |
@@ -40,6 +41,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trees;
 mod trials;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -52,6 +54,7 @@ use treelease_proto::time::{Ttl, WallTime};
 
 use history::{Context, Histories};
 use replay::Replay;
+use trees::Trees;
 
 pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
 pub use retiring::{TOMBSTONES_MAX, Tombstone};
@@ -106,7 +109,7 @@ pub struct State {
     node_ids: BTreeSet<NodeId>,
     leadership: Option<(Leadership, NodeId)>,
     revision: u64,
-    trees: BTreeMap<TreeId, Tree>,
+    trees: Trees,
     /// Index: the tree of each name.
     names: BTreeMap<TreeName, TreeId>,
     /// Index: the tree of each root.
@@ -157,7 +160,7 @@ impl State {
             node_ids: BTreeSet::new(),
             leadership: None,
             revision: 0,
-            trees: BTreeMap::new(),
+            trees: Trees::default(),
             names: BTreeMap::new(),
             roots: BTreeMap::new(),
             sessions: BTreeMap::new(),

@@ -25,6 +25,17 @@ impl State {
         self.note_nodes(members);
         let trees: Vec<_> = self.trees.keys().cloned().collect();
         trees.iter().for_each(|tree| self.index_fences(tree));
+        self.share_texts();
+    }
+
+    /// Ids and names of trees, which each index has read as a text of its own, are one text again, as when the trees were made.
+    fn share_texts(&mut self) {
+        for (name, id) in &mut self.names {
+            let Some(tree) = self.trees.get_mut(id).filter(|tree| tree.name == *name) else { continue };
+            tree.name = name.clone();
+            *id = tree.id.clone();
+        }
+        self.history.share_texts(&self.trees);
     }
 
     /// Numbers of nodes that are or were members.

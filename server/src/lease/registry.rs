@@ -115,7 +115,7 @@ impl State {
         }
         self.names.insert(new.name.clone(), new.tree.clone());
         let tree = Tree::new(new.tree.clone(), new.name.clone(), policy, root);
-        self.trees.entry(new.tree.clone()).or_insert(tree)
+        self.trees.get_or_insert(new.tree.clone(), tree)
     }
 
     pub(super) fn set_policy(&mut self, id: &TreeId, pairs: &[(String, String)], context: &mut Context) -> Answer {

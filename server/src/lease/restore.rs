@@ -141,7 +141,7 @@ impl State {
         (self.names, self.roots, self.history) = (old.names, old.roots, old.history);
         // Ids that are never used again, and sides that a fence agent shut out, stay what they were.
         self.tombstones = old.tombstones;
-        for (id, mut tree) in old.trees {
+        for (id, mut tree) in old.trees.into_all() {
             // Whom a fence agent shut out stays out until somebody of now says otherwise; that cluster's leaderships are not ours.
             for fenced in tree.fenced.values_mut() {
                 (fenced.unfence, fenced.failures) = (false, 0);

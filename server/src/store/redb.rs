@@ -53,6 +53,10 @@ impl StorageBackend for Disk {
         self.file.read_exact_at(out, offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let now = self.len()?;
+        if len > now && files::reserve(&self.file, now, len - now)? {
+            return Ok(());
+        }
         self.file.set_len(len)
     }
     fn sync_data(&self) -> io::Result<()> {

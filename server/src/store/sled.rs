@@ -5,7 +5,8 @@
 //! metadata and does not flush the disk's cache (STACK 2.2: without it 48 of 60 power cuts lost acknowledged records, with
 //! it 0 of 190). The background flusher is off. What sled writes at once beyond a quarter of a segment goes to a file of its
 //! own that it never syncs, and it writes whole pages: so segments are large enough for the largest page, and a commit that
-//! finds such a file is an error. Each record has a checksum, and an open that panics is an error that can be read. It does
+//! finds such a file is an error. The file has room reserved beyond what sled has written, which is zeros: what sled takes for
+//! the end of its log, as after any crash. Each record has a checksum, and an open that panics is an error that can be read. It does
 //! not know what a record means.
 
 use std::fs::{self, File};
@@ -30,6 +31,8 @@ const SEGMENT: usize = 8 << 20;
 const RECORDS_A_PAGE: usize = 2 * 17;
 /// A page that is too long for its segment goes to `blobs/`, which sled does not sync.
 const _: () = assert!(RECORDS_A_PAGE * VALUE_MAX < SEGMENT / 3);
+/// Room in the file that is reserved at a time, never beyond the segment that sled is in.
+const RESERVE: u64 = 1 << 20;
 /// How often an open is tried while a database that this process has just closed still holds its file lock.
 const OPEN_TRIES: u32 = 40;
 /// Pause between two tries.
@@ -47,6 +50,8 @@ pub struct SledBackend {
     no_sync: bool,
     /// First and last index of the log on disk.
     range: Option<(u64, u64)>,
+    /// The file's length that was reserved last; another one: sled has grown the file, or cut it.
+    reserved: u64,
     counts: Arc<Counts>,
 }
 
@@ -63,14 +68,25 @@ impl SledBackend {
         }
         files::sync_dir(dir)?;
         files::sync_dir(dir.parent().unwrap_or(dir))?;
-        let file = File::open(dir.join("db"))?;
-        Ok(Self { db, log, meta, file, dir: dir.to_owned(), no_sync: false, range: None, counts: Arc::default() })
+        let file = File::options().read(true).write(true).open(dir.join("db"))?;
+        let (dir, counts) = (dir.to_owned(), Arc::default());
+        Ok(Self { db, log, meta, file, dir, no_sync: false, range: None, reserved: 0, counts })
     }
 
     /// The same, perhaps with the rule left out that a test's control leaves out.
     pub fn with_faults(mut self, faults: Faults) -> Self {
         self.no_sync = faults.no_sync;
         self
+    }
+
+    /// Room for the next writes, made durable by the sync of this commit.
+    fn reserve(&mut self) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        if length != self.reserved {
+            let end = (length + RESERVE).min(length.next_multiple_of(SEGMENT as u64));
+            self.reserved = if end > length && files::reserve(&self.file, length, end - length)? { end } else { length };
+        }
+        Ok(())
     }
 
     /// A page in a file of its own is not durable, whatever was synced: better no answer than that one.
@@ -108,6 +124,7 @@ impl SledBackend {
 impl Backend for SledBackend {
     fn commit(&mut self, change: &WriteSet) -> io::Result<()> {
         change.check_sizes()?;
+        self.reserve()?;
         let (log, range) = self.log_batch(change);
         let mut meta = Batch::default();
         for (kind, content) in &change.meta {

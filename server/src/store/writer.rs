@@ -19,7 +19,8 @@ use super::disk::SimulatedDisk;
 use super::{Backend, WriteSet};
 use crate::failure::{FailStop, Failure};
 
-/// Changes that wait for the disk. The log waits for all but purges before it gives the next, so this is never reached.
+/// Changes that wait for the disk. The log waits for all but a leader's own entries, of which a handful may wait (`consensus/ahead.rs`),
+/// before it gives the next, so this is never reached.
 const WAITING_MAX: usize = 1024;
 
 /// What is called when a change is durable, or has failed.

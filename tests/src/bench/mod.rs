@@ -9,7 +9,7 @@
 //! | one directory three times: bare, through bindfs, through the guard | [`places`] |
 //! | FUSE requests, counted by the kernel | [`requests`] |
 //! | what is done in those directories | [`workloads`], [`material`] |
-//! | the three measurements | [`guard`], [`run`], [`server`] |
+//! | the measurements | [`guard`], [`run`], [`server`] and what is below it |
 //!
 //! # Promises
 //!
@@ -19,7 +19,7 @@
 //!
 //! # Does not know
 //!
-//! What would be good enough: no number here has a goal.
+//! What would be good enough: the goals in the tables of the server are words beside a number, and nothing compares the two.
 
 pub mod disk;
 pub mod guard;
@@ -76,6 +76,11 @@ impl Settings {
     /// Whether to measure beside this one.
     pub fn beside(&self, rival: Rival) -> bool {
         self.rivals.contains(&rival)
+    }
+
+    /// Where it is measured with one number of nodes only: the three of a usual cluster, else the most that were asked for.
+    pub fn most_nodes(&self) -> usize {
+        if self.nodes.contains(&3) { 3 } else { self.nodes.iter().copied().max().unwrap_or(1) }
     }
 
     /// One size for numbers and one for trying.

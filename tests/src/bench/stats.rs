@@ -80,6 +80,8 @@ impl Samples {
 pub enum Unit {
     /// Seconds, shown as milliseconds.
     Time,
+    /// Seconds, shown as microseconds.
+    Micros,
     /// Events per second.
     PerSecond,
     /// Bytes per second, shown as megabytes.
@@ -93,6 +95,7 @@ impl Unit {
     pub fn show(self, value: f64) -> String {
         let name = match self {
             Unit::Time => " ms",
+            Unit::Micros => " µs",
             Unit::PerSecond => " /s",
             Unit::Megabytes => " MB/s",
             Unit::Ratio => "",
@@ -103,6 +106,7 @@ impl Unit {
     fn bare(self, value: f64) -> String {
         match self {
             Unit::Time => three_digits(value * 1e3),
+            Unit::Micros => three_digits(value * 1e6),
             Unit::Megabytes => three_digits(value / 1e6),
             Unit::PerSecond | Unit::Ratio => three_digits(value),
         }

@@ -41,7 +41,7 @@ impl Workload {
     pub fn shown(&self, seconds: f64) -> f64 {
         match self.unit {
             Unit::PerSecond | Unit::Megabytes => self.amount / seconds,
-            Unit::Time | Unit::Ratio => seconds / self.amount,
+            Unit::Time | Unit::Micros | Unit::Ratio => seconds / self.amount,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use treelease_tests::bench::table::replace_section;
 use treelease_tests::bench::{Ground, Rival, Settings, guard, machine, run, say, server};
 
@@ -16,6 +16,14 @@ enum Section {
     Run,
     /// The lease server
     Server,
+    /// A thousand sessions that are kept alive
+    Sessions,
+    /// Holders that die at rest
+    Ends,
+    /// Up to a hundred thousand trees
+    Trees,
+    /// sled beside redb
+    Stores,
 }
 
 /// Measures what treelease costs, beside the bare directory, bindfs and etcd
@@ -28,7 +36,7 @@ struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// What is measured
-    #[arg(long, value_delimiter = ',', default_value = "guard,run,server")]
+    #[arg(long, value_delimiter = ',', default_value = "guard,run,server,sessions,ends,trees,stores")]
     only: Vec<Section>,
     /// Beside what; the empty string for none [default: those that are installed]
     #[arg(long, value_delimiter = ',')]
@@ -60,8 +68,9 @@ fn main() -> anyhow::Result<()> {
         backing: args.backing,
     };
     let ground = Ground::new(&settings)?;
-    for (section, name) in [(Section::Guard, "guard"), (Section::Run, "run"), (Section::Server, "server")] {
-        if !args.only.contains(&section) {
+    for section in Section::value_variants() {
+        let name = section.to_possible_value().context("none is hidden")?.get_name().to_owned();
+        if !args.only.contains(section) {
             continue;
         }
         let words = machine::words(&settings, &ground.disk);
@@ -69,11 +78,15 @@ fn main() -> anyhow::Result<()> {
             Section::Guard => guard::measure(&settings, &ground)?,
             Section::Run => run::measure(&settings, &ground)?,
             Section::Server => server::measure(&settings, &ground)?,
+            Section::Sessions => server::sessions::measure(&settings, &ground)?,
+            Section::Ends => server::ends::measure(&settings, &ground)?,
+            Section::Trees => server::many::measure(&settings, &ground)?,
+            Section::Stores => server::stores::measure(&settings, &ground)?,
         };
         let text = format!("{words}\n\n{tables}");
         println!("## {name}\n\n{text}");
         if args.write {
-            write(name, &text)?;
+            write(&name, &text)?;
         }
     }
     Ok(())

@@ -195,6 +195,17 @@ impl Filesystem for Face {
         }
     }
 
+    /// Room at the end of a file is a change of its length: lost, like any other, until the file is synced.
+    fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        if mode != 0 {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let mut model = self.model();
+        let grown = model.stat(ino.0).and_then(|(_, now)| model.resize(ino.0, now.max(offset + length)));
+        drop(model);
+        done(grown, reply);
+    }
+
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.ok();
     }

@@ -35,11 +35,13 @@ pub enum Fault {
     KernelsNotCompared,
     /// Log and vote are not synced (I7).
     NotSynced,
+    /// A leader counts itself before its disk has an entry, and goes on in its term without it (I7).
+    CountsUnwritten,
 }
 
 impl Fault {
     /// Every rule that can be left out.
-    pub const ALL: [Fault; 8] = [
+    pub const ALL: [Fault; 9] = [
         Fault::LocalReads,
         Fault::ExtendsUnlisted,
         Fault::TimersGoOn,
@@ -48,6 +50,7 @@ impl Fault {
         Fault::BreakWithoutWait,
         Fault::KernelsNotCompared,
         Fault::NotSynced,
+        Fault::CountsUnwritten,
     ];
 
     /// As on the command line.
@@ -62,6 +65,7 @@ impl Fault {
             Fault::BreakWithoutWait => "break-without-wait",
             Fault::KernelsNotCompared => "kernels-not-compared",
             Fault::NotSynced => "not-synced",
+            Fault::CountsUnwritten => "counts-unwritten",
         }
     }
 
@@ -82,7 +86,7 @@ impl Fault {
             Fault::ExtendsUnlisted | Fault::BreakWithoutWait => Some(Siege::Break),
             Fault::TimersGoOn => Some(Siege::NewLeader),
             Fault::DeadlineFromArrival => Some(Siege::LateAnswers),
-            Fault::TermsForLeaderships => Some(Siege::LeaderRestarts),
+            Fault::TermsForLeaderships | Fault::CountsUnwritten => Some(Siege::LeaderRestarts),
             Fault::KernelsNotCompared => Some(Siege::OtherKernel),
             Fault::NotSynced => Some(Siege::PowerCut),
         }
@@ -94,6 +98,7 @@ impl Fault {
             local_reads: self == Fault::LocalReads,
             timers_go_on: self == Fault::TimersGoOn,
             terms_for_leaderships: self == Fault::TermsForLeaderships,
+            counts_unwritten: self == Fault::CountsUnwritten,
         }
     }
 

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::super::Ground;
 use super::nodes::Nodes;
 use super::service::{Caller, Service};
-use super::{CALL_LIMIT, ETCD_ELECTION, HEARTBEAT, SESSION};
+use super::{CALL_LIMIT, ETCD_ELECTION, HEARTBEAT};
 
 /// How long a question to one node may take.
 const ASK: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ pub struct Etcd {
 impl Etcd {
     /// Starts them; they serve soon.
     pub fn start(ground: &Ground, name: &str, nodes: usize) -> anyhow::Result<Etcd> {
-        Ok(Etcd { nodes: Nodes::start(ground, name, nodes, 2, command)? })
+        Ok(Etcd { nodes: Nodes::start(ground, name, nodes, 2, command, &[])? })
     }
 
     /// Where a node listens for clients.
@@ -79,14 +79,14 @@ impl Service for Etcd {
         self.nodes.count()
     }
 
-    async fn caller(&self, node: usize) -> anyhow::Result<Client> {
+    async fn caller(&self, node: usize, ttl: Duration) -> anyhow::Result<Client> {
         let channels = (0..self.nodes()).map(|node| self.channel(node)).collect::<anyhow::Result<Vec<_>>>()?;
-        let grant = LeaseGrantRequest { ttl: SESSION.as_secs() as i64, id: 0 };
+        let grant = LeaseGrantRequest { ttl: ttl.as_secs() as i64, id: 0 };
         let lease = LeaseClient::new(channels[node].clone()).lease_grant(grant).await?.into_inner();
         Ok(Client { channels, node, lease: lease.id, keys: BTreeMap::new(), renewals: None })
     }
 
-    async fn trees(&self, _names: &[String]) -> anyhow::Result<()> {
+    async fn trees(&self, _names: &[String], _grace: Duration) -> anyhow::Result<()> {
         Ok(())
     }
 
@@ -110,6 +110,10 @@ impl Service for Etcd {
 
     fn start_again(&mut self, node: usize) -> anyhow::Result<()> {
         self.nodes.start_one(node)
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.nodes.processes()
     }
 }
 
@@ -137,6 +141,10 @@ impl Caller for Client {
         let request = LockRequest { name: tree.into(), lease: self.lease };
         let locked = LockClient::new(self.channels[self.node].clone()).lock(request).await?.into_inner();
         self.keys.insert(tree.to_owned(), locked.key);
+        Ok(())
+    }
+
+    async fn rest(&mut self, _tree: &str) -> anyhow::Result<()> {
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::service::{Caller, Service};
-use super::{CALL_LIMIT, START};
+use super::{CALL_LIMIT, SESSION, START};
 use crate::hosts::Timer;
 
 /// How long a client waits for one node before it tries the next one.
@@ -29,10 +29,10 @@ pub async fn leader(service: &impl Service) -> anyhow::Result<usize> {
 /// nodes are whole again afterwards.
 pub async fn once<S: Service>(service: &mut S, n: usize) -> anyhow::Result<f64> {
     let tree = format!("failover-{n}");
-    service.trees(std::slice::from_ref(&tree)).await?;
+    service.trees(std::slice::from_ref(&tree), Duration::ZERO).await?;
     let killed = leader(service).await?;
     let others: Vec<usize> = (0..service.nodes()).filter(|node| *node != killed).collect();
-    let mut caller = service.caller(others[0]).await?;
+    let mut caller = service.caller(others[0], SESSION).await?;
     // Connections to both others, made before.
     for node in &others {
         caller.at(*node);

@@ -7,6 +7,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::super::stats::Samples;
+use super::SESSION;
 use super::service::{Caller, Service};
 use crate::hosts::Timer;
 
@@ -31,6 +32,15 @@ impl Task {
             Task::Renewals => format!("renewals, {clients} client{s}"),
         }
     }
+
+    /// What etcd's rate by treelease's is to be at most, with three nodes each; none: nothing is asked for.
+    pub fn goal(self, clients: usize) -> Option<&'static str> {
+        match self {
+            Task::OwnTrees if clients == 64 => Some("≤ 0.333"),
+            Task::OwnTrees | Task::OneTree => Some("< 1"),
+            Task::Renewals => None,
+        }
+    }
 }
 
 /// What one round has found.
@@ -51,11 +61,11 @@ pub async fn run<S: Service>(service: &S, task: Task, clients: usize, length: Du
         Task::OneTree => vec![name(&format!("one{clients}"))],
         Task::Renewals => Vec::new(),
     };
-    service.trees(&names).await?;
+    service.trees(&names, Duration::ZERO).await?;
     let begin = Arc::new(Barrier::new(clients + 1));
     let mut all = JoinSet::new();
     for n in 0..clients {
-        let mut caller = service.caller(n % service.nodes()).await?;
+        let mut caller = service.caller(n % service.nodes(), SESSION).await?;
         let tree = names.get(n).or(names.first()).cloned().unwrap_or_default();
         if task == Task::OneTree {
             caller.follow(&tree).await?;

@@ -16,21 +16,24 @@ pub struct Nodes {
     ports: Vec<u16>,
     children: Vec<Option<Child>>,
     command: fn(&Nodes, usize) -> Command,
+    /// More arguments for each.
+    extra: &'static [&'static str],
 }
 
 impl Nodes {
-    /// Starts them all. `ports` of each are free now.
+    /// Starts them all. `ports` of each are free now; `extra` are arguments beside those of the command.
     pub fn start(
         ground: &Ground,
         name: &str,
         nodes: usize,
         ports: usize,
         command: fn(&Nodes, usize) -> Command,
+        extra: &'static [&'static str],
     ) -> anyhow::Result<Nodes> {
         let dir = ground.disk.directory(name)?;
         let world = ground.world.dir().to_owned();
         let children = (0..nodes).map(|_| None).collect();
-        let mut all = Nodes { dir, world, ports: free_ports(nodes * ports), children, command };
+        let mut all = Nodes { dir, world, ports: free_ports(nodes * ports), children, command, extra };
         for node in 0..nodes {
             all.start_one(node)?;
         }
@@ -44,7 +47,7 @@ impl Nodes {
         let mut command = (self.command)(self, node);
         // By its environment a process belongs to the world, which clears it away whatever happens.
         command.env("TREELEASE_TEST_WORLD", &self.world).env_remove("TREELEASE_CONFIG");
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(self.extra).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("{} starts", command.get_program().to_string_lossy()))?;
         self.children[node] = Some(child);
         Ok(())
@@ -66,6 +69,11 @@ impl Nodes {
     /// Those that run.
     pub fn running(&self) -> Vec<usize> {
         (0..self.count()).filter(|node| self.children[*node].is_some()).collect()
+    }
+
+    /// Of those that run.
+    pub fn processes(&self) -> Vec<u32> {
+        self.children.iter().flatten().map(Child::id).collect()
     }
 
     /// `HOST:PORT`, by the node and which of its ports.

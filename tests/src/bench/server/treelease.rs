@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use treelease_client::rpc::{CallError, Endpoint, Servers, WatchItem};
 use treelease_client::session::Renewal;
 use treelease_client::words::command::{Acquire, Answer, Command as Change, EventKind, LeaseRef, OpenSession, Release};
@@ -17,9 +18,11 @@ use treelease_client::words::time::Ttl;
 use super::super::Ground;
 use super::nodes::Nodes;
 use super::service::{Caller, Service};
-use super::{CALL_LIMIT, HEARTBEAT, LEAST_ELECTION, MOST_ELECTION, SESSION};
+use super::{CALL_LIMIT, HEARTBEAT, LEAST_ELECTION, MOST_ELECTION};
 use crate::hosts::executable;
 
+/// Trees that are made at once.
+const AT_ONCE: usize = 64;
 /// What the history says about who asked.
 const ACTOR: &str = "bench";
 
@@ -35,7 +38,12 @@ pub struct Treelease {
 impl Treelease {
     /// Starts them; they serve soon.
     pub fn start(ground: &Ground, name: &str, nodes: usize) -> anyhow::Result<Treelease> {
-        Ok(Treelease { nodes: Nodes::start(ground, name, nodes, 1, command)?, ids: Ids::default() })
+        Self::start_with(ground, name, nodes, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(ground: &Ground, name: &str, nodes: usize, extra: &'static [&'static str]) -> anyhow::Result<Treelease> {
+        Ok(Treelease { nodes: Nodes::start(ground, name, nodes, 1, command, extra)?, ids: Ids::default() })
     }
 
     fn servers(&self, nodes: impl IntoIterator<Item = usize>) -> anyhow::Result<Servers> {
@@ -66,14 +74,14 @@ impl Service for Treelease {
         self.nodes.count()
     }
 
-    async fn caller(&self, node: usize) -> anyhow::Result<Client> {
+    async fn caller(&self, node: usize, ttl: Duration) -> anyhow::Result<Client> {
         let servers = (0..self.nodes()).map(|node| self.servers([node])).collect::<anyhow::Result<Vec<_>>>()?;
         let session = SessionId::random();
         let side: SideName = format!("side-{}", &session.as_str()[..12]).parse().map_err(|why| anyhow!("{why}"))?;
         let change = Change::OpenSession(OpenSession {
             side,
             host: "bench".into(),
-            ttl: Ttl::new(SESSION),
+            ttl: Ttl::new(ttl),
             new_session: session,
             new_secret_digest: vec![1; 32],
             resume: None,
@@ -92,16 +100,21 @@ impl Service for Treelease {
         }
     }
 
-    async fn trees(&self, names: &[String]) -> anyhow::Result<()> {
+    async fn trees(&self, names: &[String], grace: Duration) -> anyhow::Result<()> {
         let servers = self.servers(0..self.nodes())?;
-        for name in names {
-            let tree = TreeId::random();
-            let policy = [("min_hold", "0s"), ("fence", "none"), ("grace", "0s")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-            let name_there = name.parse().map_err(|why| anyhow!("{why}"))?;
-            let change = Change::AddTree { name: name_there, tree: tree.clone(), policy: policy.into(), root: None };
-            accepted(&servers, change).await?;
-            self.ids.lock().expect("nobody panics with it").insert(name.clone(), tree);
-        }
+        let grace = format!("{}ms", grace.as_millis());
+        let add = |name: &String| {
+            let (servers, name, tree) = (servers.clone(), name.clone(), TreeId::random());
+            let policy = [("min_hold", "0s"), ("fence", "none"), ("grace", &grace)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+            async move {
+                let called = name.parse().map_err(|why| anyhow!("{why}"))?;
+                let change = Change::AddTree { name: called, tree: tree.clone(), policy: policy.into(), root: None };
+                accepted(&servers, change).await?;
+                anyhow::Ok((name, tree))
+            }
+        };
+        let added: Vec<_> = futures::stream::iter(names.iter().map(add)).buffer_unordered(AT_ONCE).try_collect().await?;
+        self.ids.lock().expect("nobody panics with it").extend(added);
         Ok(())
     }
 
@@ -122,6 +135,10 @@ impl Service for Treelease {
     fn start_again(&mut self, node: usize) -> anyhow::Result<()> {
         self.nodes.start_one(node)
     }
+
+    fn processes(&self) -> Vec<u32> {
+        self.nodes.processes()
+    }
 }
 
 /// A side, as its daemon speaks to the server.
@@ -138,6 +155,12 @@ pub struct Client {
 impl Client {
     fn tree(&self, name: &str) -> anyhow::Result<TreeId> {
         self.ids.lock().expect("nobody panics with it").get(name).cloned().with_context(|| format!("no tree {name}"))
+    }
+
+    fn lease(&self, tree: &str) -> anyhow::Result<LeaseRef> {
+        let tree = self.tree(tree)?;
+        let epoch = self.epochs.get(&tree).copied().context("it was acquired")?;
+        Ok(LeaseRef { tree, session: self.renewal.session.clone(), epoch })
     }
 
     /// A waiter learns of its grant from the events.
@@ -197,11 +220,16 @@ impl Caller for Client {
         Ok(())
     }
 
+    async fn rest(&mut self, tree: &str) -> anyhow::Result<()> {
+        let lease = self.lease(tree)?;
+        match accepted(&self.servers[self.node], Change::Rest { lease, number: 1 }).await? {
+            Answer::Done => Ok(()),
+            other => bail!("not at rest: {other:?}"),
+        }
+    }
+
     async fn release(&mut self, tree: &str) -> anyhow::Result<()> {
-        let tree = self.tree(tree)?;
-        let epoch = self.epochs.get(&tree).copied().context("it was acquired")?;
-        let lease = LeaseRef { tree, session: self.renewal.session.clone(), epoch };
-        let release = Release { lease, files: 0, bytes: 0, late_refused: 0, to: None, note: String::new() };
+        let release = Release { lease: self.lease(tree)?, files: 0, bytes: 0, late_refused: 0, to: None, note: String::new() };
         match accepted(&self.servers[self.node], Change::Release(release)).await? {
             Answer::Done => Ok(()),
             other => bail!("not released: {other:?}"),
