@@ -91,13 +91,17 @@ fn tables(places: &[Place], found: &[Found], counted: bool) -> String {
     head.extend(bindfs.map(|_| "bindfs : bare".to_owned()));
     head.push("treelease : bare".into());
     head.extend(bindfs.map(|_| "treelease : bindfs".to_owned()));
+    head.push("goal, × bare at most".into());
     let mut times = Table::new(head);
     for Found { workload, seconds, .. } in found {
         let mut row = vec![workload.name.clone()];
         row.extend(seconds.iter().map(|s| s.map(|t| workload.shown(t)).show(workload.unit)));
         row.extend(bindfs.map(|other| seconds[other].ratio(&seconds[bare]).show(Unit::Ratio)));
-        row.push(seconds[ours].ratio(&seconds[bare]).show(Unit::Ratio));
-        row.extend(bindfs.map(|other| seconds[ours].ratio(&seconds[other]).show(Unit::Ratio)));
+        let (to_bare, to_bindfs) =
+            (seconds[ours].ratio(&seconds[bare]), bindfs.map(|other| seconds[ours].ratio(&seconds[other])));
+        row.push(to_bare.show(Unit::Ratio));
+        row.extend(to_bindfs.iter().map(|ratio| ratio.show(Unit::Ratio)));
+        row.push(workload.goal.of_time(&to_bare, to_bindfs.as_ref()));
         times.row(row);
     }
     if !counted {
@@ -107,12 +111,14 @@ fn tables(places: &[Place], found: &[Found], counted: bool) -> String {
     let mut head = vec!["FUSE requests".to_owned()];
     head.extend(others.iter().map(|at| places[*at].kind.name().to_owned()));
     head.push("treelease's, the most frequent".into());
+    head.push("goal".into());
     let mut requests = Table::new(head);
     for Found { workload, counts, .. } in found {
         let most = counts[ours].most(KINDS).into_iter().map(|(kind, n)| format!("{kind} {}", thousands(n)));
         let mut row = vec![workload.name.clone()];
         row.extend(others.iter().map(|at| thousands(counts[*at].total())));
         row.push(most.collect::<Vec<_>>().join(", "));
+        row.push(workload.goal.of_requests(&counts[ours]));
         requests.row(row);
     }
     format!("{times}\n{requests}")

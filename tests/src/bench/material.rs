@@ -129,13 +129,18 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Files in each directory that has some.
+pub const FILES_PER_GROUP: usize = 20;
+/// Files below each directory at the top.
+pub const FILES_PER_PART: usize = 400;
+
 /// So many files below a directory, about twenty in each of its directories.
 fn files(top: &Path, count: usize, seed: u64) -> anyhow::Result<()> {
     const WORDS: [&str; 8] = ["lease", "tree", "side", "epoch", "grant", "holder", "gate", "fence"];
     let mut seeded = Seeded::new(seed);
     for n in 0..count {
-        let dir = top.join(format!("part-{}", n / 400)).join(format!("group-{}", n / 20));
-        if n % 20 == 0 {
+        let dir = top.join(format!("part-{}", n / FILES_PER_PART)).join(format!("group-{}", n / FILES_PER_GROUP));
+        if n % FILES_PER_GROUP == 0 {
             std::fs::create_dir_all(&dir)?;
         }
         // Most below 2 KB, one in sixteen up to 32 KB.

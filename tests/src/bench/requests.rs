@@ -34,7 +34,7 @@ impl Counts {
     }
 
     /// From the text of a trace: `… fuse_request_send: connection 45 req 12 opcode 1 (FUSE_LOOKUP) len 48`.
-    fn parse(trace: &str) -> Counts {
+    pub(super) fn parse(trace: &str) -> Counts {
         let mut counts = Counts::default();
         for line in trace.lines().filter(|line| line.contains("fuse_request_send:")) {
             let name = line.split_once("(FUSE_").and_then(|(_, rest)| rest.split(')').next());

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 use rustix::fs::{Advice, fadvise};
 
-use super::material::{Material, Seeded, git, git_command, run};
+use super::goals::{Goal, Requests};
+use super::material::{FILES_PER_GROUP, FILES_PER_PART, Material, Seeded, git, git_command, run};
 use super::places::{Kind, Place};
 use super::stats::Unit;
 
@@ -34,9 +35,23 @@ pub struct Workload {
     pub amount: f64,
     /// Prepares, and hands the work to the clock.
     pub act: fn(&Material, &Place, &mut dyn Timed) -> anyhow::Result<()>,
+    /// What it is to reach through the guard.
+    pub goal: Goal,
 }
 
 impl Workload {
+    /// With a goal of so many times the bare directory's time.
+    fn within(mut self, bare: f64) -> Workload {
+        self.goal.bare = Some(bare);
+        self
+    }
+
+    /// With a goal of so many requests for each of `of` pieces.
+    fn asking(mut self, most: f64, per: &'static str, of: usize) -> Workload {
+        self.goal.requests = Some(Requests { most, per, of });
+        self
+    }
+
     /// What the table shows for a time in seconds.
     pub fn shown(&self, seconds: f64) -> f64 {
         match self.unit {
@@ -51,7 +66,9 @@ pub fn all(material: &Material) -> Vec<Workload> {
     use Unit::{Megabytes, PerSecond, Time};
     let s = material.sizes;
     let reads = s.random_mib * MIB / PAGE;
-    let row = |name: String, unit, amount: usize, act| Workload { name, unit, amount: amount as f64, act };
+    let goal = Goal::default();
+    let row = |name: String, unit, amount: usize, act| Workload { name, unit, amount: amount as f64, act, goal };
+    let directories = 1 + s.repository.div_ceil(FILES_PER_PART) + s.repository.div_ceil(FILES_PER_GROUP);
     vec![
         row(
             format!("random read 4 KiB, each page of {} MiB once, FUSE cache cold", s.random_mib),
@@ -59,27 +76,37 @@ pub fn all(material: &Material) -> Vec<Workload> {
             reads,
             random_read_cold,
         ),
-        row("the same, the file read before and opened anew".into(), PerSecond, reads, random_read_again),
-        row(format!("random write 4 KiB, {} writes", s.random_writes), PerSecond, s.random_writes, random_write),
+        row("the same, the file read before and opened anew".into(), PerSecond, reads, random_read_again).within(1.15),
+        row(format!("random write 4 KiB, {} writes", s.random_writes), PerSecond, s.random_writes, random_write)
+            .within(4.5)
+            .asking(1.0, "write", s.random_writes),
         row(
             format!("sequential write 1 MiB, a new file of {} MiB", s.sequential_mib),
             Megabytes,
             s.sequential_mib * MIB,
             write_whole,
-        ),
-        row("sequential read 1 MiB of it, FUSE cache cold".into(), Megabytes, s.sequential_mib * MIB, read_whole),
-        row(format!("SQLite, WAL, synchronous=NORMAL, {} transactions", s.wal), PerSecond, s.wal, sqlite_wal),
+        )
+        .within(1.4),
+        row("sequential read 1 MiB of it, FUSE cache cold".into(), Megabytes, s.sequential_mib * MIB, read_whole).within(1.5),
+        row(format!("SQLite, WAL, synchronous=NORMAL, {} transactions", s.wal), PerSecond, s.wal, sqlite_wal).within(3.1),
         row(
             format!("SQLite, rollback journal, synchronous=FULL, {} transactions", s.rollback),
             PerSecond,
             s.rollback,
             sqlite_rollback,
+        )
+        .within(1.3),
+        row(format!("git clone --no-local, {} files", s.repository), Time, 1, git_clone).within(5.5),
+        row(format!("git status, warm (one of {})", s.repeats), Time, s.repeats, git_status).within(1.3).asking(
+            1.0,
+            "directory",
+            directories * s.repeats,
         ),
-        row(format!("git clone --no-local, {} files", s.repository), Time, 1, git_clone),
-        row(format!("git status, warm (one of {})", s.repeats), Time, s.repeats, git_status),
-        row(format!("find and stat of the clone, warm (one of {})", s.repeats), Time, s.repeats, find_and_stat),
-        row(format!("tar -x of {} small files", s.archive), Time, 1, unpack),
-        row("rm -rf of them".into(), Time, 1, remove),
+        row(format!("find and stat of the clone, warm (one of {})", s.repeats), Time, s.repeats, find_and_stat)
+            .within(1.0)
+            .asking(0.05, "file", s.repository * s.repeats),
+        row(format!("tar -x of {} small files", s.archive), Time, 1, unpack).within(9.0).asking(12.0, "file", s.archive),
+        row("rm -rf of them".into(), Time, 1, remove).within(5.5),
     ]
 }
 

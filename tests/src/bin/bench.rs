@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use treelease_tests::bench::table::replace_section;
-use treelease_tests::bench::{Ground, Rival, Settings, guard, machine, run, say, server};
+use treelease_tests::bench::{Ground, Rival, Settings, gate, guard, handover, idle, machine, run, say, server};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Section {
     /// The guard beside the bare directory
     Guard,
+    /// The gate alone, by `cargo bench`
+    Gate,
+    /// A daemon with twenty mounts while nobody does anything
+    Idle,
+    /// An idle tree that goes from one side to the other
+    Handover,
     /// `treelease run -- true`
     Run,
     /// The lease server
@@ -36,7 +42,7 @@ struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// What is measured
-    #[arg(long, value_delimiter = ',', default_value = "guard,run,server,sessions,ends,trees,stores")]
+    #[arg(long, value_delimiter = ',', default_value = "guard,gate,idle,handover,run,server,sessions,ends,trees,stores")]
     only: Vec<Section>,
     /// Beside what; the empty string for none [default: those that are installed]
     #[arg(long, value_delimiter = ',')]
@@ -76,6 +82,9 @@ fn main() -> anyhow::Result<()> {
         let words = machine::words(&settings, &ground.disk);
         let tables = match section {
             Section::Guard => guard::measure(&settings, &ground)?,
+            Section::Gate => gate::measure()?,
+            Section::Idle => idle::measure(&settings, &ground)?,
+            Section::Handover => handover::measure(&settings, &ground)?,
             Section::Run => run::measure(&settings, &ground)?,
             Section::Server => server::measure(&settings, &ground)?,
             Section::Sessions => server::sessions::measure(&settings, &ground)?,
