@@ -134,6 +134,12 @@ impl LogStore {
         Self { peers: Some(peers), ..self }
     }
 
+    /// Its entries may be sent before the disk has them, while this node leads.
+    #[must_use]
+    pub fn running_ahead(self, node: NodeId, published: Arc<Published>, ahead: Ahead) -> Self {
+        Self { ahead: Some(Leading { node, published, ahead }), ..self }
+    }
+
     /// Waits until the change is durable.
     async fn commit(&self, change: WriteSet, subject: ErrorSubject<u64>) -> Result<(), StorageError> {
         let (tx, rx) = oneshot::channel();
