@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use treelease_client::words::clock::{Clock, ManualClock, SideClock};
 use treelease_client::words::policy::Mode;
+use treelease_guard::fs::caller::Caller;
+use treelease_guard::fs::writers::Writers;
 use treelease_guard::gate::{Admission, Gate, Hooks, LateWrite, Op, Refused, Right, Standing, admit};
 
 const BATCHES: usize = 200;
@@ -77,6 +79,8 @@ fn main() {
     let gate = Gate::new(standing, clock.clone(), Arc::new(Nobody));
     best("an admitted write, without what it does at its end", || _ = black_box(gate.admit(Op::Write, None)));
     best("an admitted write, from gate to gate", || through(&gate, &*clock, Op::Write));
+    let (writers, who) = (Writers::default(), Caller { uid: 0, gid: 0, pid: std::process::id() });
+    best("a write of a known process, counted for `treelease writers`", || writers.wrote(who, 7, || "notes".into(), now));
     best("what needs no lease", || _ = black_box(gate.admit(Op::Read, None)));
     let manual: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let still = Gate::new(open(&*manual), manual.clone(), Arc::new(Nobody));
