@@ -273,7 +273,8 @@ impl Policy {
             "quiet" => format_duration(self.quiet),
             "handoff_wait" => format_duration(self.handoff_wait),
             "grace" => format_duration(self.grace),
-            "dirty_max" => format_duration(self.dirty_max),
+            // An older state may have a shorter one: what is shown can be read again.
+            "dirty_max" => format_duration(self.dirty_max.max(SHORTEST_DIRTY_MAX)),
             "flush_limit" => format_duration(self.flush_limit),
             "min_hold" => format_duration(self.min_hold),
             _ => return None,

@@ -151,3 +151,29 @@ async fn connections_beyond_the_configured_number_are_closed_at_once_and_there_i
     drop(there);
     node.stop().await;
 }
+
+/// Whoever connects and says nothing takes no place for ever: other nodes come through the same port.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_first_words_is_closed() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let (_, node) = limited(dir.path(), Limits { connections: 3, ..Limits::default() }).await;
+    let address = node.address().trim_start_matches("http://").to_owned();
+    let caller = Caller::new(node.address());
+    let _talks = caller.watch(0, &[]).await;
+    let ended = tokio::task::spawn_blocking(move || {
+        [&b""[..], b"PRI * HT"].map(|words| {
+            let mut silent = std::net::TcpStream::connect(&address).unwrap();
+            silent.write_all(words).unwrap();
+            silent.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+            let mut answer = Vec::new();
+            // Closed, with or without a word, or reset; not: nothing for a minute.
+            silent.read_to_end(&mut answer).err().map(|e| e.kind())
+        })
+    });
+    for why in ended.await.unwrap() {
+        assert!(!matches!(why, Some(std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)), "{why:?}");
+    }
+    assert!(caller.try_status().await.is_ok(), "who talks is not meant");
+    node.stop().await;
+}

@@ -53,6 +53,6 @@ fn i4_so_is_an_allocation() {
 
 #[test]
 fn i4_so_is_a_copy_within_the_kernel() {
-    let said = late("call-admitted", |file, source| Ok(copy_file_range(source, None, file, None, 4).map(|_| ())?));
+    let said = late("copy-judged", |file, source| Ok(copy_file_range(source, None, file, None, 4).map(|_| ())?));
     assert_eq!(said, Some(Errno::EIO as i32));
 }

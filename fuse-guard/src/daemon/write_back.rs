@@ -32,7 +32,9 @@ impl Daemon {
             let Some(mounted) = &tree.mounted else { continue };
             let policy = &tree.side.policy;
             mounted.mount.write_back((policy.mode == Mode::Enforce).then_some(policy.dirty_max));
-            let silent = tree.side.is_open() && silent_at(mounted, self.session.as_ref()).is_some_and(|at| now >= at);
+            // While the lease ends, too: else its gate would open again until it begins to close.
+            let holds = tree.side.is_open() || tree.side.is_ending();
+            let silent = holds && silent_at(mounted, self.session.as_ref()).is_some_and(|at| now >= at);
             let failed = mounted.mount.take_failed();
             if tree.side.handle_silence(silent) {
                 news = true;

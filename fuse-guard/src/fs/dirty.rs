@@ -66,14 +66,15 @@ impl Dirty {
     /// filesystems that are mounted below the root; what a daemon that was killed had written there has nobody else to be
     /// confirmed by.
     ///
-    /// A thread that hung on the storage may come with an epoch that is long over: it must not clear what a later one wrote.
-    pub fn begin(&self, root: &OwnedFd, below: Vec<OwnedFd>, epoch: Epoch) -> Result<(), Errno> {
+    /// A thread that hung on the storage may come with an epoch that is long over: it must not clear what a later one wrote. Then the
+    /// answer is false.
+    pub fn begin(&self, root: &OwnedFd, below: Vec<OwnedFd>, epoch: Epoch) -> Result<bool, Errno> {
         let mut storage = below;
         storage.push(openat(root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?);
         let mut files = lock(&self.files);
         let mut begun = lock(&self.begun);
         if epoch < *begun {
-            return Ok(());
+            return Ok(false);
         }
         *begun = epoch;
         *lock(&self.storage) = Arc::new(storage);
@@ -83,7 +84,7 @@ impl Dirty {
         lock(&self.flushed).clear();
         self.bytes.store(0, Ordering::Relaxed);
         lock(&self.failed).clear();
-        Ok(())
+        Ok(true)
     }
 
     /// A file is written.
@@ -171,7 +172,8 @@ impl Dirty {
             }
             let half = files.len().div_ceil(2);
             let unused = |node: &Arc<Node>| {
-                let writable = lock(&node.writable);
+                // One whose last handle is being closed may take long, and everybody who writes waits for this list.
+                let Ok(writable) = node.writable.try_lock() else { return false };
                 let unused = writable.handles == 0;
                 if unused {
                     node.dirty_in.store(0, Ordering::SeqCst);
@@ -213,15 +215,15 @@ fn describe(why: Errno) -> String {
 }
 
 fn flush_one(node: &Node) -> Result<(), Errno> {
-    let pages = lock(&node.writable).pages.clone();
-    if let Some(fd) = pages {
-        return fsync(&*fd);
-    }
+    // A descriptor of our own: on a program's, it would take the error away that the kernel keeps for that program's own fsync.
     let opened = reopen(&node.fd, OFlags::RDONLY).or_else(|_| reopen(&node.fd, OFlags::WRONLY));
     match opened {
         Ok(fd) => fsync(&fd),
-        // Nobody can open it by its mode any more: `syncfs` covers it.
-        Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        // Nobody can open it by its mode any more, or no descriptor is left: `syncfs` covers what has no other one.
+        Err(Errno::ACCESS | Errno::PERM | Errno::MFILE | Errno::NFILE) => {
+            let pages = lock(&node.writable).pages.clone();
+            pages.map_or(Ok(()), |fd| fsync(&*fd))
+        }
         // Deleted, here or by nobody else (this side holds the lease): nothing to lose.
         Err(Errno::STALE | Errno::NOENT) => Ok(()),
         Err(why) => Err(why),

@@ -58,12 +58,14 @@ impl Handles {
         if let Some(Open::File(handle)) = gone.as_deref()
             && handle.writable
         {
-            let mut writable = lock(&handle.node.writable);
-            writable.handles = writable.handles.saturating_sub(1);
-            if writable.handles == 0 {
+            let unused = {
+                let mut writable = lock(&handle.node.writable);
+                writable.handles = writable.handles.saturating_sub(1);
                 // The kernel writes mapped pages back before it releases the last handle under which they were mapped.
-                writable.pages = None;
-            }
+                if writable.handles == 0 { writable.pages.take() } else { None }
+            };
+            // Closed under no lock: on network storage a close writes back.
+            drop(unused);
         }
     }
 

@@ -274,6 +274,7 @@ impl Fs {
         let len = usize::try_from(len.min(COPY_MAX)).map_err(|_| Errno::INVAL)?;
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
+        crate::failpoint::here("copy-judged");
         let n = rustix::fs::copy_file_range(&*source.fd, Some(&mut off_in), &*target.fd, Some(&mut off_out), len)?;
         self.dirty.wrote(&target.node, n as u64);
         self.write_back.wrote(&target.node, n as u64);

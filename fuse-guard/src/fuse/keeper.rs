@@ -122,10 +122,6 @@ impl Keeper {
                 _ if shared.fs.faults.no_forgetting => continue,
                 job => job,
             };
-            if job == Job::Everything {
-                // What blocks on nothing, before anything else.
-                shared.fs.nodes.all().iter().for_each(|node| notify.attributes(node.id));
-            }
             while beside.lost() >= BESIDE_MAX && !shared.keeper.is_over() {
                 std::thread::sleep(LOOK);
             }
@@ -167,7 +163,8 @@ impl State {
         if self.ended || again {
             self.again = self.ended.then(|| now.after(AGAIN));
             self.ended = false;
-            self.listed.clear();
+            // They stay, and are due at once beside this round, which may hang before it has come to them.
+            self.listed.values_mut().for_each(|until| *until = (*until).min(now));
             return Ok(Job::Everything);
         }
         if std::mem::take(&mut self.crowded) {
@@ -185,6 +182,8 @@ impl State {
 /// All that the kernel keeps, without pages that may still have to be written.
 fn forget(shared: &Shared, notify: &Notify) {
     let nodes = shared.fs.nodes.all();
+    // What blocks on nothing, before anything else.
+    nodes.iter().for_each(|node| notify.attributes(node.id));
     // Names last: the kernel locks the directory for each, which a waiting mutation may hold.
     for node in nodes.iter().filter(|node| !node.has_writers()) {
         notify.inode(node.id);

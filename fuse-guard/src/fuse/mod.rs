@@ -599,6 +599,8 @@ impl Filesystem for Face {
         self.count(Kind::CopyFileRange);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
         let room = len.min(io::COPY_MAX);
-        call.start_in_turn(room, reply, move |fs, who, seen| fs.copy_range(who, seen, (fh_in.0, offset_in), (fh_out.0, offset_out), len));
+        call.start_in_turn(room, reply, move |fs, who, seen| {
+            fs.copy_range(who, seen, (fh_in.0, offset_in), (fh_out.0, offset_out), len)
+        });
     }
 }

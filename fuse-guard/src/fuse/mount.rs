@@ -416,8 +416,9 @@ impl Mount {
     /// An epoch of ours begins: nothing is dirty yet. Before the gate opens.
     pub fn begin_epoch(&self, epoch: Epoch) -> std::io::Result<()> {
         let root = &self.fs().nodes.root().fd;
-        self.fs().dirty.begin(root, filesystems_below(root), epoch).map_err(std::io::Error::from)?;
-        self.fs().write_back.begin();
+        if self.fs().dirty.begin(root, filesystems_below(root), epoch).map_err(std::io::Error::from)? {
+            self.fs().write_back.begin();
+        }
         Ok(())
     }
 

@@ -15,11 +15,11 @@ impl Mount {
         if !shared.fs.write_back.set(dirty_max.filter(|_| !shared.fs.faults.no_write_back)) {
             return;
         }
-        for n in 0..plan::CALLS + CARRIERS {
+        for n in 0..=plan::CALLS + CARRIERS {
             let shared = shared.clone();
             let run = move || match n < plan::CALLS {
                 true => shared.fs.write_back.work(&shared.fs),
-                false => shared.fs.write_back.carry(),
+                false => shared.fs.write_back.carry(n == plan::CALLS + CARRIERS),
             };
             if let Err(why) = std::thread::Builder::new().name(format!("write-back-{n}")).spawn(run) {
                 tracing::error!(%why, "no thread to write back with");

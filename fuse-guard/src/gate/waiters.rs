@@ -118,7 +118,12 @@ impl Gate {
                     let gate = self.clone();
                     let swept = std::thread::Builder::new().name("gate-sweeper".into()).spawn(move || gate.sweep());
                     if swept.is_err() {
+                        // Nobody would ever refuse it: at once, rather than never.
                         queue.sweeping = false;
+                        let alone = queue.parked.pop_back();
+                        queue.bytes -= alone.as_ref().map_or(0, |parked| parked.bytes);
+                        drop(queue);
+                        return self.refuse(alone);
                     }
                 }
                 drop(queue);
@@ -242,8 +247,11 @@ impl Gate {
                 self.inner.hooks.wants_lease();
                 continue;
             }
+            // By the present standing: it may have changed between a call's look at it and its place in the queue.
+            let reads = self.standing().right == Right::Read;
+            let limit = |parked: &Parked| if reads { parked.limit.min(FIRST_WRITE_WAIT) } else { parked.limit };
             let (late, rest): (VecDeque<_>, VecDeque<_>) =
-                queue.take_all().into_iter().partition(|parked| now.since(parked.since) >= parked.limit);
+                queue.take_all().into_iter().partition(|parked| now.since(parked.since) >= limit(parked));
             queue.bytes = rest.iter().map(|parked| parked.bytes).sum();
             queue.parked = rest;
             if late.is_empty() {

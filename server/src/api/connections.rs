@@ -4,19 +4,26 @@
 //! so that a crowd takes no descriptor that log and snapshots need. It does not know who calls: other nodes come through the same
 //! port, so the limit must leave room for them.
 
-use std::future::ready;
+use std::future::{Future, ready};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::limits::{Live, Seat};
 use crate::telemetry::Telemetry;
+
+/// How long a caller may take for its first words. For what comes after them there is HTTP/2's own keepalive.
+const FIRST_WORDS: Duration = Duration::from_secs(10);
+/// HTTP/2's preface has so many bytes.
+const PREFACE: usize = 24;
 
 /// Those of them that are let in.
 pub fn counted(
@@ -26,7 +33,9 @@ pub fn counted(
 ) -> impl Stream<Item = io::Result<Counted>> {
     incoming.filter_map(move |accepted| {
         ready(match accepted.map(|stream| (counts.connections.take(limits.get().connections), stream)) {
-            Ok((Some(seat), stream)) => Some(Ok(Counted { stream, _seat: seat })),
+            Ok((Some(seat), stream)) => {
+                Some(Ok(Counted { stream, silent: Some((Box::pin(sleep(FIRST_WORDS)), 0)), _seat: seat }))
+            }
             Ok((None, _closed)) => {
                 counts.connections_refused.add();
                 None
@@ -39,6 +48,9 @@ pub fn counted(
 /// A connection that was let in.
 pub struct Counted {
     stream: TcpStream,
+    /// Until when its first words must have come, and how many bytes of them have: else whoever only connects keeps its seat for ever,
+    /// and other nodes find none.
+    silent: Option<(Pin<Box<Sleep>>, usize)>,
     _seat: Seat,
 }
 
@@ -51,7 +63,17 @@ impl Connected for Counted {
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some((limit, bytes)) = &mut self.silent {
+            *bytes += buf.filled().len() - before;
+            if *bytes >= PREFACE {
+                self.silent = None;
+            } else if read.is_pending() && limit.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

@@ -48,7 +48,13 @@ impl State {
             return refuse(Code::Usage, format!("{} has had {} changes of its mode, not {mode_no}", tree.name, tree.mode_no));
         }
         if !tree.guards.contains_key(&side) && tree.guards.len() >= GUARDS_MAX {
-            return refuse(Code::Limit, format!("{GUARDS_MAX} sides have mounted {} already", tree.name));
+            // Who obeys the present mode and has no session makes room: it says so again when it comes back.
+            let present = tree.mode_no;
+            let gone = tree.guards.iter().find(|(side, no)| **no == present && !self.sides.contains_key(*side));
+            let Some(gone) = gone.map(|(side, _)| side.clone()) else {
+                return refuse(Code::Limit, format!("{GUARDS_MAX} sides have mounted {} already", tree.name));
+            };
+            tree.guards.remove(&gone);
         }
         if tree.guards.get(&side).is_some_and(|known| *known >= mode_no) {
             return if mode_no < tree.mode_no { ignore("the mode has changed since") } else { Answer::Done };

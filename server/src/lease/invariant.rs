@@ -24,7 +24,7 @@ fn must(holds: bool, what: impl Fn() -> String) -> Verdict {
 /// Everything that must be true of a state.
 pub fn check(state: &State) -> Verdict {
     for id in state.trees.keys() {
-        check_tree(state, id)?;
+        check_alone(state, id)?;
     }
     must(state.names.len() == state.trees.len(), || "names and trees differ in number".into())?;
     let roots: usize = state.trees.values().map(|tree| tree.roots.len()).sum();
@@ -53,8 +53,16 @@ pub fn check(state: &State) -> Verdict {
     Ok(())
 }
 
-/// Everything that must be true of one tree in its state.
+/// Everything that must be true of one tree in its state. It walks all sessions; [`check`] looks from their side, once for all trees.
 pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
+    check_alone(state, id)?;
+    let holder = state.trees.get(id).and_then(|tree| tree.held()).map(|held| &held.session);
+    let another = state.sessions.iter().find(|(session, s)| s.held.contains(id) && holder != Some(*session));
+    must(another.is_none(), || format!("{id}: I1: a second session believes to hold it"))
+}
+
+/// What can be said of it without a walk through all sessions.
+fn check_alone(state: &State, id: &TreeId) -> Verdict {
     let Some(tree) = state.trees.get(id) else { return Err(format!("there is no tree {id}")) };
     let name = &tree.name;
     must(tree.id == *id && state.names.get(name) == Some(id), || format!("{name}: its name leads elsewhere"))?;
@@ -70,11 +78,6 @@ pub fn check_tree(state: &State, id: &TreeId) -> Verdict {
         let run = tree.run.as_ref();
         must(run.is_some_and(|run| run.side == held.side && !run.closed), || format!("{name}: the run is not the holder's"))?;
     }
-    let others = state
-        .sessions
-        .iter()
-        .filter(|(session, s)| s.held.contains(id) && tree.held().is_none_or(|held| held.session != **session));
-    must(others.count() == 0, || format!("{name}: I1: a second session believes to hold it"))?;
     if let Some(ended) = tree.ended() {
         must(ended.epoch == tree.last_epoch, || format!("{name}: cools after an old epoch"))?;
         must(tree.last_end == End::Unclean, || format!("{name}: cools after a clean end"))?;

@@ -149,6 +149,8 @@ impl State {
             }
             // Nobody of now has asked for it, and its number is of that cluster's log.
             tree.trial = None;
+            // What sides confirmed was that cluster's mode, which may have changed there since: all confirm anew.
+            tree.mode_no = tree.mode_no.saturating_add(1);
             let before = tree.last_epoch;
             let why = format!("restored from a backup of cluster {from} of {}: epochs go on above {}", about.at, lifted(before));
             self.lift(&mut tree, lifted(before), ttl, why, EventKind::Restored, context);

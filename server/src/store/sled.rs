@@ -31,8 +31,9 @@ const SEGMENT: usize = 8 << 20;
 const RECORDS_A_PAGE: usize = 2 * 17;
 /// A page that is too long for its segment goes to `blobs/`, which sled does not sync.
 const _: () = assert!(RECORDS_A_PAGE * VALUE_MAX < SEGMENT / 3);
-/// Room in the file that is reserved at a time, never beyond the segment that sled is in.
-const RESERVE: u64 = 1 << 20;
+/// Room in the file that is reserved at a time, never beyond the segment that sled is in. Enough that few syncs pay for a file that
+/// grows; and what a node goes on with when its disk is full, so no more.
+const RESERVE: u64 = 256 << 10;
 /// How often an open is tried while a database that this process has just closed still holds its file lock.
 const OPEN_TRIES: u32 = 40;
 /// Pause between two tries.

@@ -130,10 +130,17 @@ impl Scene {
         self.tell("all is healed");
     }
 
-    /// Until each node that this befell has ended by itself.
+    /// Until each node that this befell has ended by itself. Meanwhile it is given something to write: there is room in the log's file
+    /// that was reserved before.
     pub fn wait_ended(&mut self, befallen: &Befallen) {
+        let mut changes = 0_u64;
         for node in &befallen.nodes {
-            crate::hosts::wait_for(SOON, "the node ends by itself", || !self.cluster.runs(*node));
+            crate::hosts::wait_for(SOON, "the node ends by itself", || {
+                changes += 1;
+                // Of no consequence here. It may fail: a leader may be about to end.
+                let _one = self.sides[0].run(&["tree", "set", super::work::TREE, &format!("dirty_max={}ms", 1000 + changes % 2)]);
+                !self.cluster.runs(*node)
+            });
         }
         self.tell(&format!("{befallen:?} ended by itself"));
     }

@@ -290,6 +290,10 @@ impl World {
                 vec![(Duration::ZERO, Trouble::Node(Cut::Lost), length), (soon, Trouble::Break, length)]
             }
             Siege::LeaderRestarts => vec![(Duration::ZERO, Trouble::Kill { power: true }, Duration::from_millis(40))],
+            Siege::LeaderAhead => {
+                let kill = (soon, Trouble::Kill { power: true }, Duration::from_millis(40));
+                vec![(Duration::ZERO, Trouble::SlowDisk, length), (Duration::from_millis(10), Trouble::Break, length), kill]
+            }
             Siege::Break => {
                 vec![(Duration::ZERO, Trouble::Deafen, length), (Duration::from_millis(10), Trouble::Break, length)]
             }

@@ -86,7 +86,8 @@ impl Fault {
             Fault::ExtendsUnlisted | Fault::BreakWithoutWait => Some(Siege::Break),
             Fault::TimersGoOn => Some(Siege::NewLeader),
             Fault::DeadlineFromArrival => Some(Siege::LateAnswers),
-            Fault::TermsForLeaderships | Fault::CountsUnwritten => Some(Siege::LeaderRestarts),
+            Fault::TermsForLeaderships => Some(Siege::LeaderRestarts),
+            Fault::CountsUnwritten => Some(Siege::LeaderAhead),
             Fault::KernelsNotCompared => Some(Siege::OtherKernel),
             Fault::NotSynced => Some(Siege::PowerCut),
         }
@@ -133,6 +134,8 @@ pub enum Siege {
     OldLeader,
     /// The leader is killed and is back at once.
     LeaderRestarts,
+    /// The leader's disk gets slow, the lease is broken, the leader loses its power and is back at once.
+    LeaderAhead,
     /// The lease is broken, and the holder hears of nothing but its renewals' answers.
     Break,
     /// The holder's machine is lost, and its side starts on another one.
@@ -142,13 +145,14 @@ pub enum Siege {
 }
 
 impl Siege {
-    const ALL: [Siege; 9] = [
+    const ALL: [Siege; 10] = [
         Siege::Cut,
         Siege::LateAnswers,
         Siege::Sleep,
         Siege::NewLeader,
         Siege::OldLeader,
         Siege::LeaderRestarts,
+        Siege::LeaderAhead,
         Siege::Break,
         Siege::OtherKernel,
         Siege::PowerCut,

@@ -28,9 +28,10 @@ pub(super) struct Obeying {
 }
 
 impl TreeSide {
-    /// A mount that has let nothing through yet: it begins with `enforce`.
+    /// A mount begins. It has let nothing through yet, but one before it may have; and the table is read only later.
     pub(super) fn begin_strict(&mut self) {
-        self.obeying = Obeying::default();
+        let lax = self.obeying.lax || self.policy.mode != Mode::Enforce;
+        self.obeying = Obeying { asked: None, lax };
     }
 
     /// The servers' table was read, or the tree was mounted.

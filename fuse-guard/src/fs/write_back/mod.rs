@@ -204,7 +204,7 @@ impl WriteBack {
         self.wake.notify_all();
         if over {
             // No carrier comes any more.
-            self.carry();
+            self.carry(false);
         }
     }
 
@@ -329,8 +329,15 @@ impl WriteBack {
         state
     }
 
-    /// Carries out the writes that waited, until the mount is gone.
-    pub fn carry(self: &Arc<Self>) {
+    /// Whether the gate admits nothing any more, mapped pages neither.
+    fn is_shut(&self, now: BootTime) -> bool {
+        let standing = self.gate.standing();
+        standing.mode == Mode::Enforce && standing.right.until().is_none_or(|until| !in_time(until, now))
+    }
+
+    /// Carries out the writes that waited, until the mount is gone. `refuses`: only those that the gate refuses by now, so that there
+    /// is one thread that never hangs on the storage.
+    pub fn carry(self: &Arc<Self>, refuses: bool) {
         let mut state = lock(&self.state);
         loop {
             let Some(first) = state.parked.front() else {
@@ -341,7 +348,9 @@ impl WriteBack {
                 continue;
             };
             let (room, since, now) = (first.room, first.since, self.gate.now());
-            let leave = if state.over || !self.on.load(Ordering::SeqCst) || self.is_ending(now) {
+            let leave = if refuses && !state.over && !self.is_shut(now) {
+                (now.since(since) >= ROOM_WAIT).then_some(None)
+            } else if state.over || !self.on.load(Ordering::SeqCst) || self.is_ending(now) {
                 // The gate says what becomes of it.
                 Some(Some(Room { of: None, bytes: 0 }))
             } else if state.plan.let_in(room, now) {
@@ -385,9 +394,9 @@ fn confirm(node: &Node) -> Result<(), Errno> {
         }
     });
     match synced {
-        // Nobody can open it by its mode any more, or root is a stranger here. Who has it open alone is flushed when it closes it;
+        // Nobody can open it by its mode any more, or root is a stranger here, or no descriptor is left. Who has it open alone is flushed when it closes it;
         // and the flush before the lease goes has `syncfs` for it.
-        Err(Errno::ACCESS | Errno::PERM) => {
+        Err(Errno::ACCESS | Errno::PERM | Errno::MFILE | Errno::NFILE) => {
             let pages = lock(&node.writable).pages.clone();
             pages.map_or(Ok(()), |fd| fdatasync(&*fd))
         }

@@ -53,3 +53,27 @@ fn a_confirmation_that_was_under_way_while_the_mode_changed_counts_for_the_old_o
     let nobody = session_id(99);
     assert!(matches!(world.run(obeys(&nobody, 2)), Answer::Ignored { .. }));
 }
+
+/// A side that comes and goes under ever new names (a runner's, a renamed machine's) keeps nobody else out, and one that has not
+/// confirmed is never forgotten.
+#[test]
+fn among_the_most_sides_that_are_kept_one_that_is_gone_and_obeys_makes_room() {
+    use super::super::guards::GUARDS_MAX;
+    let mut world = World::new();
+    world.set("mode", "observe");
+    for n in 0..GUARDS_MAX as u64 {
+        let one = world.open(&format!("runner-{n}"), n + 1);
+        assert_eq!(world.run(obeys(&one, 1)), Answer::Done);
+        if n > 0 {
+            world.run(Command::CloseSession { session: one });
+        }
+    }
+    let more = world.open("more", 1_000);
+    assert_eq!(world.run(obeys(&more, 1)), Answer::Done);
+    world.set("mode", "enforce");
+    let missing = missing(&world);
+    assert_eq!(missing.len(), GUARDS_MAX);
+    assert!(missing.iter().any(|side| side == "more") && missing.iter().any(|side| side == "runner-0"), "who is here is kept");
+    let another = world.open("another", 1_001);
+    assert_eq!(code(world.run(obeys(&another, 2))), Code::Limit, "of those that do not obey none is forgotten");
+}

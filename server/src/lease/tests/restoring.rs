@@ -38,6 +38,19 @@ pub(super) fn upload(world: &mut World, text: &str) -> Answer {
     last
 }
 
+/// The mode may have changed in the old cluster after the backup: what a side confirmed is no confirmation here.
+#[test]
+fn after_a_restore_every_side_confirms_enforce_anew() {
+    let mut old = World::new();
+    let side = old.open("workstation", 1);
+    assert_eq!(old.run(Command::Obeys { tree: tree_id(1), session: side, mode_no: 0 }), Answer::Done);
+    assert_eq!(old.status().not_enforced_by().count(), 0);
+    let mut new = other_cluster(2);
+    assert_eq!(upload(&mut new, &backup_of(&old)), Answer::Done);
+    let missing: Vec<String> = new.status().not_enforced_by().map(ToString::to_string).collect();
+    assert_eq!(missing, ["workstation"]);
+}
+
 #[test]
 fn i2_after_a_restore_no_agent_is_run_against_the_side_of_before_since_others_may_have_held_it_since() {
     let mut old = World::new();
