@@ -6,11 +6,13 @@ mod fs_support;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fs_support::{HOUR, Mapping, Tree, errno, eventually};
+use nix::libc::EROFS;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use treelease_client::words::clock::Clock;
-use treelease_client::words::policy::Mode;
+use treelease_client::words::policy::{Mode, OnClose};
 use treelease_guard::gate::{Outcome, Right, Standing};
 
 const SIZE: usize = 4096;
@@ -20,6 +22,43 @@ fn set_time(path: &Path) {
     let time = Timespec { tv_sec: 1_700_000_000, tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// A call that waits keeps its directory locked in the kernel: the names in it can be forgotten only when it has been answered. All
+/// other directories are forgotten meanwhile.
+#[test]
+fn a_call_that_waits_keeps_no_other_directory_from_being_forgotten() {
+    let t = Tree::mounted(true, |lower| {
+        fs::create_dir(lower.join("busy")).unwrap();
+        fs::write(lower.join("busy/known"), b"").unwrap();
+        fs::create_dir(lower.join("other")).unwrap();
+        set_time(&lower.join("other"));
+    });
+    t.hold(1, 1);
+    let count = |dir: &str| fs::read_dir(t.at.join(dir)).unwrap().count();
+    fs::metadata(t.at.join("busy/known")).unwrap();
+    assert_eq!((count("busy"), count("other")), (1, 0));
+    let before = t.mount.standing();
+    let (until, on_close) = (t.clock.now().after(HOUR), OnClose::Wait);
+    t.mount.publish(Standing { serial: before.serial + 1, right: Right::Closing { until }, on_close, ..before });
+    let path = t.at.join("busy/made");
+    let call = std::thread::spawn(move || errno(fs::create_dir(path)));
+    eventually("it waits", || t.mount.waiting() == 1);
+    // The second round of forgetting, which meets the locked directory.
+    t.clock.advance(Duration::from_secs(1));
+    for n in 1..=3 {
+        count("other");
+        fs::write(t.lower.join(format!("other/{n}")), b"").unwrap();
+        set_time(&t.lower.join("other"));
+        t.clock.advance(Duration::from_secs(1));
+        eventually("a new name is seen", || {
+            t.clock.advance(Duration::from_millis(5));
+            count("other") == n
+        });
+        assert_eq!(t.mount.waiting(), 1);
+    }
+    t.mount.answer_waiters(Outcome::Refused);
+    assert_eq!(call.join().unwrap(), EROFS);
 }
 
 /// Where nobody is refused, others write while it is read here. When the policy begins to refuse, the licence to keep begins with what
