@@ -161,8 +161,9 @@ async fn a_connection_without_first_words_is_closed() {
     let address = node.address().trim_start_matches("http://").to_owned();
     let caller = Caller::new(node.address());
     let _talks = caller.watch(0, &[]).await;
-    let ended = tokio::task::spawn_blocking(move || {
-        [&b""[..], b"PRI * HT"].map(|words| {
+    let ended = [&b""[..], b"PRI * HT"].map(|words| {
+        let address = address.clone();
+        tokio::task::spawn_blocking(move || {
             let mut silent = std::net::TcpStream::connect(&address).unwrap();
             silent.write_all(words).unwrap();
             silent.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
@@ -171,7 +172,8 @@ async fn a_connection_without_first_words_is_closed() {
             silent.read_to_end(&mut answer).err().map(|e| e.kind())
         })
     });
-    for why in ended.await.unwrap() {
+    for why in ended {
+        let why = why.await.unwrap();
         assert!(!matches!(why, Some(std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)), "{why:?}");
     }
     assert!(caller.try_status().await.is_ok(), "who talks is not meant");

@@ -111,8 +111,8 @@ fn i7_a_leader_that_counts_what_its_disk_does_not_have_is_caught() {
 const QUICK: u64 = 60;
 /// A rule that is left out is caught within so many seeds,
 const WITHIN: u64 = 40;
-/// so often.
-const CATCHES: u64 = 2;
+/// so often. Once will do: with all rules none of these properties is ever seen to be broken, and a seed plays the same run each time.
+const CATCHES: u64 = 1;
 
 /// Runs them all; the first one that does not hold fails the test.
 fn all_hold(runs: impl Iterator<Item = Options>) -> Counts {

@@ -67,3 +67,15 @@ fn a_mode_that_changes_meanwhile_is_confirmed_for_itself() {
     w.tree.handle_mode_settled(2, true);
     assert_eq!(w.effects(), vec![Effect::TellObeys(2)]);
 }
+
+#[test]
+fn a_mount_that_began_under_observe_settles_before_it_confirms_though_no_table_was_read_in_between() {
+    let mut w = World::new();
+    w.tree.mounted = false;
+    let observed = status(&w, Mode::Observe, 1, None);
+    told(&mut w, observed);
+    w.tree.handle_mounted(at(1));
+    let enforced = status(&w, Mode::Enforce, 2, Some(false));
+    let effects = told(&mut w, enforced);
+    assert!(effects.contains(&Effect::SettleMode(2)) && !effects.contains(&Effect::TellObeys(2)), "{effects:?}");
+}
