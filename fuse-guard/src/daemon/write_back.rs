@@ -32,12 +32,11 @@ impl Daemon {
             let Some(mounted) = &tree.mounted else { continue };
             let policy = &tree.side.policy;
             mounted.mount.write_back((policy.mode == Mode::Enforce).then_some(policy.dirty_max));
-            // While the lease ends, too: else its gate would open again until it begins to close.
-            let holds = tree.side.is_open() || tree.side.is_ending();
-            let silent = holds && silent_at(mounted, self.session.as_ref()).is_some_and(|at| now >= at);
+            let silent = silent_at(mounted, self.session.as_ref()).is_some_and(|at| now >= at);
             let failed = mounted.mount.take_failed();
             if tree.side.handle_silence(silent) {
                 news = true;
+                let silent = tree.side.is_silenced();
                 let what = match silent {
                     true => "the storage confirms nothing: writes wait until it does",
                     false => "the storage confirms again: writes go on",
@@ -60,6 +59,6 @@ impl Daemon {
     /// When a gate is to shut for silence, if nothing comes.
     pub(super) fn silence_deadline(&self, tree: &Tree) -> Option<BootTime> {
         let at = silent_at(tree.mounted.as_ref()?, self.session.as_ref())?;
-        Some(at).filter(|_| tree.side.is_open() && !tree.side.is_silenced())
+        Some(at).filter(|_| tree.side.heeds_silence() && !tree.side.is_silenced())
     }
 }

@@ -185,12 +185,18 @@ impl TreeSide {
     /// it does, page-cache writes too, and no longer than to the deadline: nothing that this machine may have to keep for itself is
     /// acknowledged. True: that is news.
     pub fn handle_silence(&mut self, silent: bool) -> bool {
-        let news = self.silenced != silent;
+        let silenced = silent && self.heeds_silence();
+        let news = self.silenced != silenced;
         if news {
-            self.silenced = silent;
+            self.silenced = silenced;
             self.change_kind();
         }
         news
+    }
+
+    /// Whether the storage's silence matters: while the lease ends, too, else the gate would open again until it begins to close.
+    pub fn heeds_silence(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. } | Phase::Ending { .. })
     }
 
     /// Whether the gate is shut because the storage is silent.

@@ -30,7 +30,18 @@ fn a_tree_before_a_silent_storage_is_handed_over_with_its_gate_closing_from_the_
     w.tree.handle_silence(true);
     w.tree.begin_end(EndRequest::Release { now: false }, at(100));
     assert!(w.tree.is_ending());
-    assert_eq!(w.tree.standing(true).right, Right::Closing { until: at(90_000) }, "mapped pages are taken, and nothing else");
+    let closing = Right::Closing { until: at(90_000) };
+    assert_eq!(w.tree.standing(true).right, closing, "mapped pages are taken, and nothing else");
+    assert!(!w.tree.handle_silence(true), "it is silent still");
+    assert_eq!(w.tree.standing(true).right, closing, "the next look does not open it");
+}
+
+#[test]
+fn the_silence_of_a_storage_that_this_side_does_not_write_to_is_none() {
+    let mut w = World::new();
+    assert!(!w.tree.handle_silence(true) && !w.tree.is_silenced());
+    w.open(1, 1, 90_000, at(0));
+    assert_eq!(w.tree.standing(true).right, Right::Write { until: at(90_000) });
 }
 
 #[test]
