@@ -12,8 +12,8 @@ use std::time::Duration;
 use treelease_tests::hosts::{User, finish_within, installed};
 use treelease_tests::twin::Twin;
 
-/// Generous: fsx makes some thousand calls a second.
-const LIMIT: Duration = Duration::from_secs(280);
+/// Generous: fsx makes a thousand calls a second and more where nothing else runs, and a few hundred on two loaded cores.
+const LIMIT: Duration = Duration::from_secs(580);
 const LONG_LIMIT: Duration = Duration::from_secs(3600);
 
 /// What pjdfstest cannot try through the guard, and can below: a file's most links are as many as the storage has, which FUSE does
@@ -161,8 +161,8 @@ fn fsx_finds_every_byte_as_it_was_written() {
     });
 }
 
-/// As many as two loaded cores do in half a minute on a debug build, four times as many where they have nothing else to do.
-const QUICK_CALLS: u64 = 20_000;
+/// A minute of a debug build where nothing else runs, and all that it takes to see each pair of calls many times.
+const QUICK_CALLS: u64 = 100_000;
 
 /// The same for an ordinary user's guard.
 #[test]
