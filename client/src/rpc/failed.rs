@@ -16,6 +16,10 @@ pub(super) enum Failed {
 }
 
 /// What a status means. A deadline comes back as `Cancelled` (STACK 3.3), so that counts as unknown, too.
+///
+/// Only the server's own word is a refusal. tonic also makes a status of what its connection says, with the cause as its source: a
+/// connection that ends with HTTP/2's `ENHANCE_YOUR_CALM` looks like `ResourceExhausted`, one with `INADEQUATE_SECURITY` like
+/// `PermissionDenied`; the call may have been carried out.
 pub(super) fn classify(status: &tonic::Status) -> Failed {
     use tonic::Code as C;
     let text = match status.message() {
@@ -24,6 +28,8 @@ pub(super) fn classify(status: &tonic::Status) -> Failed {
     };
     let refused = |code| Failed::Refused(Refusal::new(code, text.clone()));
     match status.code() {
+        _ if never_connected(status) => Failed::NotSent(text),
+        _ if std::error::Error::source(status).is_some() => Failed::Perhaps(text),
         C::Unauthenticated | C::PermissionDenied => refused(Code::Denied),
         C::FailedPrecondition => refused(Code::Config),
         C::InvalidArgument | C::OutOfRange => refused(Code::Usage),
@@ -33,7 +39,6 @@ pub(super) fn classify(status: &tonic::Status) -> Failed {
             Code::Config,
             "the server does not know this call: it is of another version, or no lease server",
         )),
-        _ if never_connected(status) => Failed::NotSent(text),
         _ => Failed::Perhaps(text),
     }
 }
@@ -47,4 +52,20 @@ fn never_connected(status: &tonic::Status) -> bool {
         source = e.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_refuses_nothing_whatever_code_its_end_looks_like() {
+        for code in [tonic::Code::ResourceExhausted, tonic::Code::PermissionDenied, tonic::Code::OutOfRange] {
+            let said = tonic::Status::new(code, "h2 protocol error");
+            assert!(matches!(classify(&said), Failed::Refused(_)), "{code:?} as the server's own word");
+            let mut broke = said;
+            broke.set_source(std::sync::Arc::new(std::io::Error::other("http2 error")));
+            assert!(matches!(classify(&broke), Failed::Perhaps(_)), "{code:?}");
+        }
+    }
 }
