@@ -7,7 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use treelease_client::words::clock::{Clock, ManualClock, SideClock};
@@ -65,9 +65,24 @@ fn open(clock: &dyn Clock) -> Standing {
     Standing { right: Right::Write { until }, ..Standing::unknown(Mode::Enforce) }
 }
 
-fn through(gate: &Gate, clock: &dyn Clock, op: Op) {
+fn through(gate: &Gate, op: Op) {
     let Admission::Permit(permit) = gate.admit(op, None) else { panic!("admitted") };
-    permit.finish(clock.now()).expect("in time");
+    permit.finish(gate.at_latest()).expect("in time");
+}
+
+/// While another thread does the same.
+fn beside(what: &str, gate: &Gate) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let (other, stop) = (gate.clone(), &over);
+        threads.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                (0..BATCH).for_each(|_| through(&other, Op::Write));
+            }
+        });
+        best(what, || through(gate, Op::Write));
+        over.store(true, Ordering::Relaxed);
+    });
 }
 
 fn main() {
@@ -76,13 +91,15 @@ fn main() {
     let now = clock.now();
     best("the decision alone", || _ = black_box(admit(black_box(&standing), Op::Write, None, now)));
     best("one reading of the clock", || _ = black_box(clock.now()));
+    best("what time it is at the latest", || _ = black_box(clock.at_latest()));
     let gate = Gate::new(standing, clock.clone(), Arc::new(Nobody));
     best("an admitted write, without what it does at its end", || _ = black_box(gate.admit(Op::Write, None)));
-    best("an admitted write, from gate to gate", || through(&gate, &*clock, Op::Write));
+    best("an admitted write, from gate to gate", || through(&gate, Op::Write));
+    beside("the same, while another thread does so too", &gate);
     let (writers, who) = (Writers::default(), Caller { uid: 0, gid: 0, pid: std::process::id() });
     best("a write of a known process, counted for `treelease writers`", || writers.wrote(who, 7, || "notes".into(), now));
     best("what needs no lease", || _ = black_box(gate.admit(Op::Read, None)));
     let manual: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let still = Gate::new(open(&*manual), manual.clone(), Arc::new(Nobody));
-    best("an admitted write, on a clock that costs a lock only", || through(&still, &*manual, Op::Write));
+    best("an admitted write, on a clock that costs a lock only", || through(&still, Op::Write));
 }

@@ -5,7 +5,11 @@
 //! `BOOTTIME - MONOTONIC`, in which the slew cancels out and which is the time spent suspended. A server counts
 //! `MONOTONIC_RAW` alone: there, slower is the safe direction (it expires later).
 //!
-//! Timers only wake things up; every decision reads this clock again.
+//! Timers only wake things up; every decision reads this clock again. One reading is four of the kernel's: so who asks only whether a
+//! deadline has not passed asks [`Clock::at_latest`] first, which is as a rule one of them ([`anchor`] has the argument).
+
+mod anchor;
+mod machine;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +18,18 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::{BootTime, WallTime};
+use anchor::{Anchor, Anchors};
+pub use machine::Machine;
 
 /// What time it is.
 pub trait Clock: Send + Sync + 'static {
     /// Elapsed time on this machine. Never goes back.
     fn now(&self) -> BootTime;
+    /// What time it is at the latest, for less: never before [`Clock::now`] of the same moment, in elapsed time and in suspend, and ahead
+    /// of it by a few milliseconds at most. Who is in time by this is in time; who is not asks again what time it is.
+    fn at_latest(&self) -> BootTime {
+        self.now()
+    }
     /// For people to read.
     fn wall(&self) -> WallTime {
         WallTime(jiff::Timestamp::now())
@@ -68,6 +79,8 @@ pub struct SideClock<K = ThisKernel> {
     kernel: K,
     /// Highest answer so far, in nanoseconds: the process stops if the clock goes back.
     last: AtomicU64,
+    /// What [`Clock::at_latest`] counts on from.
+    anchors: Anchors,
 }
 
 impl SideClock {
@@ -80,19 +93,18 @@ impl SideClock {
 impl<K: Kernel> SideClock<K> {
     /// A clock on another kernel's readings.
     pub fn on(kernel: K) -> Self {
-        Self { kernel, last: AtomicU64::new(0) }
+        Self { kernel, last: AtomicU64::new(0), anchors: Anchors::default() }
     }
-}
 
-impl<K: Kernel> Clock for SideClock<K> {
-    fn now(&self) -> BootTime {
+    /// All of the kernel's clocks.
+    fn read(&self) -> Anchor {
         // Read before the clocks are: this thread may be put aside for long between reading them and saying so, while others
         // read on; only a reading that began after another one ended must not be before it.
         let last = self.last.load(Ordering::Acquire);
-        let mut reading = BootTime::default();
+        let (mut boot, mut reading) = (Duration::ZERO, BootTime::default());
         for _ in 0..TORN_TRIES {
             let before = self.kernel.read(Raw::Monotonic);
-            let boot = self.kernel.read(Raw::Boottime);
+            boot = self.kernel.read(Raw::Boottime);
             let raw = self.kernel.read(Raw::MonotonicRaw);
             let after = self.kernel.read(Raw::Monotonic);
             let suspended = boot.saturating_sub(before);
@@ -105,7 +117,28 @@ impl<K: Kernel> Clock for SideClock<K> {
         // A reading is up to `TORN` too late, so the next may be that much earlier; more is a broken clock: nothing is safe on it.
         assert!(nanos + 2 * TORN.as_nanos() as u64 >= last, "the elapsed-time clock went back from {last} to {nanos} ns");
         let highest = self.last.fetch_max(nanos, Ordering::AcqRel);
-        BootTime { elapsed: Duration::from_nanos(nanos.max(highest)), ..reading }
+        reading.elapsed = Duration::from_nanos(nanos.max(highest));
+        Anchor { boot, reading }
+    }
+
+    /// A full reading, from which the next [`SPAN`](anchor) is counted on.
+    #[cold]
+    fn drop_anchor(&self) -> BootTime {
+        let anchor = self.read();
+        self.anchors.keep(anchor);
+        anchor.reading
+    }
+}
+
+impl<K: Kernel> Clock for SideClock<K> {
+    fn now(&self) -> BootTime {
+        self.read().reading
+    }
+    fn at_latest(&self) -> BootTime {
+        // In this order: what is read after it was kept has not gone back since.
+        let anchor = self.anchors.last();
+        let known = anchor.and_then(|anchor| anchor.at_latest(self.kernel.read(Raw::Boottime)));
+        known.unwrap_or_else(|| self.drop_anchor())
     }
 }
 

@@ -4,48 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 
-const SECOND: u64 = 1_000_000_000;
-const DAY: u64 = 86_400 * SECOND;
-
-/// A machine: true time, what NTP has made of it, and how long it slept. In nanoseconds.
-#[derive(Debug, Default)]
-struct Machine {
-    raw: AtomicU64,
-    slewed: AtomicU64,
-    asleep: AtomicU64,
-    /// What passes at each reading: this thread is put aside between two.
-    pause: AtomicU64,
-    /// So many readings more it is put aside, then never again.
-    pauses: AtomicU64,
-    readings: AtomicU64,
-}
-
-impl Machine {
-    /// True time passes while NTP slews by so many parts of a thousand.
-    fn pass(&self, nanos: u64, slew_permille: i64) {
-        self.raw.fetch_add(nanos, Ordering::SeqCst);
-        self.slewed.fetch_add(nanos.strict_add_signed(nanos as i64 / 1000 * slew_permille), Ordering::SeqCst);
-    }
-    fn sleep(&self, nanos: u64) {
-        self.asleep.fetch_add(nanos, Ordering::SeqCst);
-    }
-}
-
-impl Kernel for Arc<Machine> {
-    fn read(&self, clock: Raw) -> Duration {
-        self.readings.fetch_add(1, Ordering::SeqCst);
-        let at = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        let value = match clock {
-            Raw::Monotonic => at(&self.slewed),
-            Raw::Boottime => at(&self.slewed) + at(&self.asleep),
-            Raw::MonotonicRaw => at(&self.raw),
-        };
-        if self.pauses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
-            self.pass(at(&self.pause), 0);
-        }
-        Duration::from_nanos(value)
-    }
-}
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
 
 fn side() -> (Arc<Machine>, SideClock<Arc<Machine>>) {
     let machine = Arc::new(Machine::default());
@@ -104,11 +64,10 @@ fn a_torn_reading_is_taken_again() {
     let (machine, clock) = side();
     let before = clock.now();
     // Put aside for a second before each of the next three readings: between the first and the second it looks like suspend.
-    machine.pause.store(SECOND, Ordering::SeqCst);
-    machine.pauses.store(3, Ordering::SeqCst);
-    machine.readings.store(0, Ordering::SeqCst);
+    let read = machine.readings();
+    machine.put_aside(SECOND, 3);
     let after = clock.now();
-    assert_eq!(machine.readings.load(Ordering::SeqCst), 8, "a second time, whole");
+    assert_eq!(machine.readings() - read, 8, "a second time, whole");
     assert_eq!(after.since(before), Duration::from_secs(3));
     assert!(!after.suspended_since(before), "the pause was no suspend");
 }
@@ -117,11 +76,10 @@ fn a_torn_reading_is_taken_again() {
 fn control_one_torn_reading_alone_would_have_looked_like_suspend() {
     let (machine, clock) = side();
     let before = clock.now();
-    machine.pause.store(SECOND, Ordering::SeqCst);
-    machine.pauses.store(u64::MAX, Ordering::SeqCst);
-    machine.readings.store(0, Ordering::SeqCst);
+    let read = machine.readings();
+    machine.put_aside(SECOND, u64::MAX);
     let after = clock.now();
-    assert_eq!(machine.readings.load(Ordering::SeqCst), 4 * TORN_TRIES as u64, "it gives up, with the last one");
+    assert_eq!(machine.readings() - read, 4 * TORN_TRIES as u64, "it gives up, with the last one");
     assert!(after.suspended_since(before), "which is on the safe side: the gate closes");
 }
 
@@ -130,9 +88,9 @@ fn a_clock_that_goes_back_stops_the_process() {
     let (machine, clock) = side();
     clock.now();
     // As much as a reading can be off is none of its business.
-    machine.raw.fetch_sub(TORN.as_nanos() as u64, Ordering::SeqCst);
+    machine.go_back(TORN);
     clock.now();
-    machine.raw.fetch_sub(SECOND, Ordering::SeqCst);
+    machine.go_back(SECOND);
     let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| clock.now())).unwrap_err();
     let said = broken.downcast_ref::<String>().unwrap();
     assert!(said.contains("went back"), "{said}");
@@ -142,7 +100,7 @@ fn a_clock_that_goes_back_stops_the_process() {
 fn within_what_a_reading_can_be_off_it_never_shows_less_than_before() {
     let (machine, clock) = side();
     let before = clock.now();
-    machine.raw.fetch_sub(TORN.as_nanos() as u64, Ordering::SeqCst);
+    machine.go_back(TORN);
     assert_eq!(clock.now().elapsed, before.elapsed);
 }
 

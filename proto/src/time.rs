@@ -34,7 +34,22 @@ impl BootTime {
 }
 
 /// The time between two readings of a clock looks like suspend; no real suspend is as short as this.
-const SUSPEND_NOISE: Duration = Duration::from_millis(5);
+pub(crate) const SUSPEND_NOISE: Duration = Duration::from_millis(5);
+
+/// Of a length of time in one word: the nanoseconds of its last second.
+const NANO_BITS: u32 = 30;
+
+/// A length of time in one word, for atomics; above five hundred years it is five hundred.
+pub const fn to_word(d: Duration) -> u64 {
+    let seconds = d.as_secs();
+    let most = u64::MAX >> NANO_BITS;
+    (if seconds < most { seconds } else { most }) << NANO_BITS | d.subsec_nanos() as u64
+}
+
+/// What [`to_word`] has made of it.
+pub const fn from_word(word: u64) -> Duration {
+    Duration::new(word >> NANO_BITS, (word & ((1 << NANO_BITS) - 1)) as u32)
+}
 
 /// How much two honest clocks may differ in rate, in parts of a thousand (I4: at least 1 %).
 pub const DRIFT_PERMILLE: u32 = 10;
@@ -162,6 +177,15 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1d", "1.5s", "99999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_length_of_time_fits_in_a_word_and_longer_ones_keep_their_order() {
+        for d in [Duration::ZERO, Duration::from_nanos(1), Duration::new(86_400 * 365 * 400, 999_999_999)] {
+            assert_eq!(from_word(to_word(d)), d);
+        }
+        assert!(from_word(to_word(Duration::MAX)) > Duration::from_secs(86_400 * 365 * 500));
+        assert!(to_word(Duration::from_secs(2)) > to_word(Duration::new(1, 999_999_999)));
     }
 
     #[test]

@@ -48,7 +48,7 @@ use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
 use treelease_client::words::policy::Mode;
 
-use crate::gate::{Gate, Opened, Standing, in_time};
+use crate::gate::{Gate, Opened, Standing};
 use crate::sync::Arc;
 use absent::Absent;
 use attr::Attr;
@@ -269,7 +269,7 @@ impl Fs {
     /// longer than the right lasts under which it was admitted.
     fn still_in_time(&self, seen: &Standing) -> Result<()> {
         match seen.right.until() {
-            Some(until) if seen.mode == Mode::Enforce && !in_time(until, self.gate.now()) && !self.faults.no_last_look => {
+            Some(until) if seen.mode == Mode::Enforce && !self.gate.in_time(until) && !self.faults.no_last_look => {
                 Err(reason::READ_ONLY)
             }
             _ => Ok(()),

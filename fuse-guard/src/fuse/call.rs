@@ -89,7 +89,7 @@ impl Call {
     /// Gate again: the permit ends, and what finished after the deadline is an error and a report.
     pub(super) fn finish<A: Answer>(&self, permit: Permit, result: Result<A::Value>) -> Result<A::Value> {
         let fs = &self.shared.fs;
-        let now = fs.gate.now();
+        let now = fs.gate.at_latest();
         if let Some(why) = permit.would_refuse() {
             self.would_refuse(why, now);
         }

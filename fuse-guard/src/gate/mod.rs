@@ -6,6 +6,7 @@
 //! # Promises
 //!
 //! - I4: nothing is admitted after the standing's deadline, by the clock of that moment; nobody needs to tell the gate.
+//! - Admitting costs no allocation, no lock and nothing that threads share but what they only read ([`permits`] says how).
 //! - I6: a handle opened below `stale_below` never writes again. *Why:* that number only grows ([`Gate::publish`] takes the
 //!   maximum), and it is compared before anything else.
 //! - After [`Gate::publish`] and a [`Gate::drain`] that said yes, no system call admitted under the old standing is in flight
@@ -16,8 +17,10 @@
 //! Files, descriptors, FUSE; who else holds the tree and why.
 
 pub mod hooks;
+mod lanes;
 mod op;
 pub mod permits;
+mod published;
 mod standing;
 pub mod waiters;
 

@@ -5,11 +5,19 @@
 //! After [`Gate::publish`] of a standing that admits nothing, [`Gate::drain`] says yes only when no system call that an
 //! earlier standing admitted is in flight (I4, I6: what was admitted before the end has ended before it is said to have).
 //!
-//! *Why:* an operation counts itself, **then** reads the standing, and goes on only if that one admits it; a close
-//! publishes, **then** reads the count. Between the two steps of each side stands a sequentially consistent fence, so of
-//! two that cross, at least one sees the other: either the operation reads the new standing and is refused, or the close
-//! reads a count that includes it. A look at the standing before counting decides nothing; it keeps a storm of refused
-//! operations from holding the count above zero.
+//! *Why:* an operation counts itself, **then** looks whether the standing is still the one that it read, and goes on only if that
+//! one, or else the new one, admits it; a close publishes, **then** reads the count. All four steps are sequentially consistent, so
+//! of two that cross, at least one sees the other: either the operation sees the new standing and is refused, or the close reads a
+//! count that includes it. What is decided before counting decides nothing; it keeps a storm of refused operations from holding
+//! the count above zero.
+//!
+//! *The clock* is read after counting, too (I4): whoever sees no permit in flight when the time is up sees none later. It says at first
+//! what time it is at the latest ([`Clock::at_latest`]), which is one reading in the place of four: who is in time by that is admitted.
+//! Who is not makes the full reading, and only that one refuses. So nothing is admitted that the full reading of the moment would
+//! refuse, and nothing is refused that it would admit. The deadline is in the standing alone: one that is brought forward holds for
+//! every operation that is counted after it was published, since no thread keeps a word about it.
+//!
+//! A permit costs two readings of the clock, and what is changed for it lies in its thread's own cache lines ([`super::lanes`]).
 //!
 //! # Does not know
 //!
@@ -17,16 +25,17 @@
 
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustix::io::Errno;
 use treelease_client::words::clock::Clock;
 use treelease_client::words::policy::Mode;
 use treelease_client::words::time::BootTime;
 
 use super::hooks::Hooks;
+use super::lanes::{Lane, Lanes};
+use super::published::Published;
 use super::waiters::Waiters;
 use super::{Op, Opened, Right, Standing, Verdict, admit, in_time, judge};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering, fence, lock};
 
 /// How long a drain sleeps at most before it looks at the count again; the last permit wakes it before.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -35,19 +44,15 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Gate {
     pub(super) inner: Arc<Inner>,
+    lanes: Arc<Lanes<Inner>>,
 }
 
 pub(super) struct Inner {
-    standing: ArcSwap<Standing>,
+    standing: Published,
     /// One publisher at a time, so that `stale_below` only grows.
     publishing: Mutex<()>,
-    /// Permits of calls.
-    calls: AtomicUsize,
-    /// Permits of page-cache writes, which stage one of closing still admits.
-    pages: AtomicUsize,
     draining: AtomicBool,
     drained: (Mutex<()>, Condvar),
-    last_mutation: Mutex<Option<BootTime>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) hooks: Arc<dyn Hooks>,
     pub(super) tally: Tally,
@@ -56,7 +61,8 @@ pub(super) struct Inner {
 
 #[derive(Default)]
 pub(super) struct Tally {
-    admitted: AtomicU64,
+    /// Counted, and refused then.
+    turned_away: AtomicU64,
     pub(super) refused: AtomicU64,
     would_refuse: AtomicU64,
     late: AtomicU64,
@@ -92,11 +98,9 @@ pub enum Admission {
 
 /// An admitted operation in flight. Counts until it is finished or dropped.
 pub struct Permit {
-    gate: Arc<Inner>,
+    lane: Arc<Lane<Inner>>,
     standing: Standing,
     op: Op,
-    /// Without one (`off`, `observe`, an operation that needs no lease) nothing is late.
-    deadline: Option<BootTime>,
     would_refuse: Option<Errno>,
     counted: bool,
 }
@@ -104,26 +108,22 @@ pub struct Permit {
 impl Gate {
     /// A gate that stands as `standing`.
     pub fn new(standing: Standing, clock: Arc<dyn Clock>, hooks: Arc<dyn Hooks>) -> Self {
-        Gate {
-            inner: Arc::new(Inner {
-                standing: ArcSwap::from_pointee(standing),
-                publishing: Mutex::new(()),
-                calls: AtomicUsize::new(0),
-                pages: AtomicUsize::new(0),
-                draining: AtomicBool::new(false),
-                drained: (Mutex::new(()), Condvar::new()),
-                last_mutation: Mutex::new(None),
-                clock,
-                hooks,
-                tally: Tally::default(),
-                waiters: Waiters::default(),
-            }),
-        }
+        let inner = Arc::new(Inner {
+            standing: Published::new(standing),
+            publishing: Mutex::new(()),
+            draining: AtomicBool::new(false),
+            drained: (Mutex::new(()), Condvar::new()),
+            clock,
+            hooks,
+            tally: Tally::default(),
+            waiters: Waiters::default(),
+        });
+        Gate { lanes: Arc::new(Lanes::new(&inner)), inner }
     }
 
     /// How this side stands.
     pub fn standing(&self) -> Standing {
-        self.inner.standing()
+        self.inner.standing.read().0
     }
 
     /// The gate's clock.
@@ -131,17 +131,26 @@ impl Gate {
         self.inner.clock.now()
     }
 
+    /// What time it is at the latest ([`Clock::at_latest`]).
+    pub fn at_latest(&self) -> BootTime {
+        self.inner.clock.at_latest()
+    }
+
+    /// Whether a deadline has not passed by now (I4).
+    pub fn in_time(&self, until: BootTime) -> bool {
+        in_time(until, self.at_latest()) || in_time(until, self.now())
+    }
+
     /// Replaces the standing. `stale_below` never goes back (I6). Operations that waited go on if the new standing admits
     /// them by itself (a handoff that failed, a mode that was switched off).
     pub fn publish(&self, mut standing: Standing) {
         {
             let _one = lock(&self.inner.publishing);
-            standing.stale_below = standing.stale_below.max(self.inner.standing().stale_below);
-            self.inner.standing.store(Arc::new(standing));
-            // Pairs with the fence in `admit`: what is counted after this was judged by the new standing.
-            fence(Ordering::SeqCst);
+            standing.stale_below = standing.stale_below.max(self.standing().stale_below);
+            // What is counted after this is judged by the new standing.
+            self.inner.standing.publish(standing);
         }
-        let open = matches!(standing.right, Right::Write { until } if in_time(until, self.now()));
+        let open = matches!(standing.right, Right::Write { until } if self.in_time(until));
         if open || standing.mode != Mode::Enforce {
             self.let_waiters_go(standing.stale_below);
         }
@@ -162,46 +171,46 @@ impl Gate {
         })
     }
 
+    #[inline]
     fn admit_under(&self, op: Op, handle: Option<Opened>, view: impl Fn(Standing) -> Standing) -> Admission {
-        let inner = &self.inner;
+        let inner = &*self.inner;
+        let (read, version) = inner.standing.read();
+        let lane = self.lanes.mine();
         if !op.needs_the_lease() {
-            return Admission::Permit(self.permit(inner.standing(), op, None, false));
+            return Admission::Permit(Permit { lane: lane.clone(), standing: read, op, would_refuse: None, counted: false });
         }
-        let early = view(inner.standing());
-        let verdict = admit(&early, op, handle, inner.clock.now());
+        let mut standing = view(read);
+        // As if its time had only begun: whom that does not help is not counted.
+        if admit(&standing, op, handle, BootTime::default()) != Verdict::Admit {
+            return self.say_no(&standing, op, admit(&standing, op, handle, self.now()));
+        }
+        lane.begin(op);
+        if !inner.standing.is_still(version) {
+            standing = view(inner.standing.latest());
+        }
+        // Read after it was counted: see the module's argument.
+        let mut now = inner.clock.at_latest();
+        let mut verdict = admit(&standing, op, handle, now);
+        if verdict != Verdict::Admit || standing.mode == Mode::Observe {
+            now = inner.clock.now();
+            verdict = admit(&standing, op, handle, now);
+        }
         if verdict != Verdict::Admit {
-            return self.say_no(&early, op, verdict);
+            inner.tally.turned_away.fetch_add(1, Ordering::Relaxed);
+            inner.uncount(lane, op);
+            return self.say_no(&standing, op, verdict);
         }
-        let counter = inner.counter(op);
-        counter.fetch_add(1, Ordering::SeqCst);
-        // Pairs with the fence in `publish`: see the module's argument.
-        fence(Ordering::SeqCst);
-        let standing = view(inner.standing());
-        // Read after it was counted (I4): whoever sees no permit in flight when the time is up sees none later.
-        let now = inner.clock.now();
-        match admit(&standing, op, handle, now) {
-            Verdict::Admit => {
-                inner.tally.admitted.fetch_add(1, Ordering::Relaxed);
-                let would_refuse = match standing.mode {
-                    Mode::Observe => self.would_refuse(&standing, judge(&standing, op, handle, now), now),
-                    Mode::Off | Mode::Enforce => None,
-                };
-                if would_refuse.is_some() {
-                    inner.tally.would_refuse.fetch_add(1, Ordering::Relaxed);
-                }
-                Admission::Permit(self.permit(standing, op, would_refuse, true))
-            }
-            verdict => {
-                inner.uncount(op);
-                self.say_no(&standing, op, verdict)
-            }
-        }
+        let would_refuse = match standing.mode {
+            Mode::Observe => self.would_refuse(&standing, judge(&standing, op, handle, now), now),
+            Mode::Off | Mode::Enforce => None,
+        };
+        Admission::Permit(Permit { lane: lane.clone(), standing, op, would_refuse, counted: true })
     }
 
     /// In `observe`: what `enforce` would have said. What would have waited wants the lease as it would have there, so that the record
     /// is of sides that meet; on a tree that is held by another side it counts as refused, elsewhere as granted.
     fn would_refuse(&self, standing: &Standing, verdict: Verdict, now: BootTime) -> Option<Errno> {
-        match verdict {
+        let why = match verdict {
             Verdict::Admit => None,
             Verdict::Stale => Some(Errno::STALE),
             Verdict::ReadOnly => Some(Errno::ROFS),
@@ -209,14 +218,14 @@ impl Gate {
                 self.want_lease_lately(now);
                 (standing.right == Right::Read && !standing.free).then_some(Errno::ROFS)
             }
+        };
+        if why.is_some() {
+            self.inner.tally.would_refuse.fetch_add(1, Ordering::Relaxed);
         }
+        why
     }
 
-    fn permit(&self, standing: Standing, op: Op, would_refuse: Option<Errno>, counted: bool) -> Permit {
-        let deadline = if standing.mode == Mode::Enforce && op.changes_storage() { standing.right.until() } else { None };
-        Permit { gate: self.inner.clone(), standing, op, deadline, would_refuse, counted }
-    }
-
+    #[cold]
     fn say_no(&self, standing: &Standing, op: Op, verdict: Verdict) -> Admission {
         let errno = match verdict {
             Verdict::Stale => Errno::STALE,
@@ -243,10 +252,10 @@ impl Gate {
         let start = inner.clock.now();
         inner.draining.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let closing = matches!(inner.standing().right, Right::Closing { .. });
+        let closing = matches!(self.standing().right, Right::Closing { .. });
         let mut guard = lock(&inner.drained.0);
         let done = loop {
-            if inner.in_flight(!closing) == 0 {
+            if self.lanes.in_flight(!closing) == 0 {
                 break true;
             }
             let passed = inner.clock.now().since(start);
@@ -263,7 +272,7 @@ impl Gate {
 
     /// Mutations in flight now.
     pub fn in_flight(&self) -> usize {
-        self.inner.in_flight(true)
+        self.lanes.in_flight(true)
     }
 
     /// Whether the standing admits no mutation, and none is in flight that an earlier one admitted.
@@ -274,17 +283,19 @@ impl Gate {
         !admits && self.in_flight() == 0
     }
 
-    /// When the last admitted mutation finished.
+    /// When the last admitted mutation finished, on the elapsed-time clock, or a few milliseconds later; of suspend it says nothing.
     pub fn last_mutation(&self) -> Option<BootTime> {
-        *lock(&self.inner.last_mutation)
+        self.lanes.mutated()
     }
 
     /// What was counted.
     pub fn counts(&self) -> Counts {
         let t = &self.inner.tally;
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        // In this order: whoever is turned away has begun.
+        let turned_away = get(&t.turned_away);
         Counts {
-            admitted: get(&t.admitted),
+            admitted: self.lanes.begun().saturating_sub(turned_away),
             refused: get(&t.refused),
             would_refuse: get(&t.would_refuse),
             late: get(&t.late),
@@ -295,21 +306,9 @@ impl Gate {
 }
 
 impl Inner {
-    pub(super) fn standing(&self) -> Standing {
-        **self.standing.load()
-    }
-
-    fn counter(&self, op: Op) -> &AtomicUsize {
-        if op.page_cache() { &self.pages } else { &self.calls }
-    }
-
-    fn in_flight(&self, with_pages: bool) -> usize {
-        let pages = if with_pages { self.pages.load(Ordering::SeqCst) } else { 0 };
-        self.calls.load(Ordering::SeqCst) + pages
-    }
-
-    fn uncount(&self, op: Op) {
-        if self.counter(op).fetch_sub(1, Ordering::SeqCst) == 1 && self.draining.load(Ordering::SeqCst) {
+    fn uncount(&self, lane: &Lane<Inner>, op: Op) {
+        lane.end(op);
+        if self.draining.load(Ordering::SeqCst) {
             let _guard = lock(&self.drained.0);
             self.drained.1.notify_all();
         }
@@ -327,27 +326,38 @@ impl Permit {
         self.would_refuse
     }
 
-    /// The system call has returned. `Err(by)`: the deadline had passed by then (I4): the application gets EIO, and the
-    /// caller tells the hooks. In every run in which the guard itself was not stopped this does not happen.
-    pub fn finish(self, now: BootTime) -> Result<(), Duration> {
+    /// Without one (`off`, `observe`, what changes nothing on the storage) nothing is late.
+    fn deadline(&self) -> Option<BootTime> {
+        let has = self.standing.mode == Mode::Enforce && self.op.changes_storage();
+        if has { self.standing.right.until() } else { None }
+    }
+
+    /// The system call has returned, at the latest at that time ([`Gate::at_latest`]). `Err(by)`: the deadline had passed by then (I4):
+    /// the application gets EIO, and the caller tells the hooks. In every run in which the guard itself was not stopped this does not
+    /// happen.
+    pub fn finish(self, at_latest: BootTime) -> Result<(), Duration> {
         if self.op.changes_storage() {
-            *lock(&self.gate.last_mutation) = Some(now);
+            self.lane.mutated(at_latest);
         }
-        match self.deadline {
-            // At the deadline itself it has returned in time: the clock was read after it.
-            Some(until) if now.elapsed > until.elapsed || now.suspended_since(until) => {
-                self.gate.tally.late.fetch_add(1, Ordering::Relaxed);
-                Err(now.since(until))
-            }
-            _ => Ok(()),
+        let Some(until) = self.deadline() else { return Ok(()) };
+        // At the deadline itself it has returned in time: the clock was read after it.
+        let late = |now: BootTime| now.elapsed > until.elapsed || now.suspended_since(until);
+        if !late(at_latest) {
+            return Ok(());
         }
+        let now = self.lane.gate.clock.now();
+        if !late(now) {
+            return Ok(());
+        }
+        self.lane.gate.tally.late.fetch_add(1, Ordering::Relaxed);
+        Err(now.since(until))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.counted {
-            self.gate.uncount(self.op);
+            self.lane.gate.uncount(&self.lane, self.op);
         }
     }
 }

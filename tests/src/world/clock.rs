@@ -1,12 +1,13 @@
 //! A machine: what its clock shows while true time passes, and whether anything runs on it.
 //!
 //! True time is the world's own; no machine knows it. Rates lie within 0.9 % of it and of each other, which is what the drift
-//! term of I4 (1 %) allows for.
+//! term of I4 (1 %) allows for. A side reads its clock as a daemon does, NTP's slew of the kernel's clocks included; the gate by one
+//! reading where it can.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use treelease_proto::clock::{Clock, ManualClock};
+use treelease_proto::clock::{Clock, Machine as Kernel, SideClock};
 use treelease_proto::time::BootTime;
 
 use super::rng::Rng;
@@ -52,7 +53,11 @@ pub struct Machine {
     mode: Mode,
     /// True time of the last look.
     at: Duration,
-    clock: Arc<ManualClock>,
+    kernel: Arc<Kernel>,
+    /// What the world reads; the gate has one of its own.
+    clock: SideClock<Arc<Kernel>>,
+    /// What NTP makes of the kernel's clocks, in parts of a thousand.
+    slew: i64,
 }
 
 impl Machine {
@@ -62,10 +67,11 @@ impl Machine {
         if kind == Kind::Slewed {
             ppm -= SLEW_PPM;
         }
-        let clock = Arc::new(ManualClock::new());
+        let (kernel, slew) = (Arc::new(Kernel::default()), (ppm.rem_euclid(7) - 3) * 27);
         // No origin in common with any other machine.
-        clock.advance(rng.ms(1_000, 1_000_000));
-        Self { kind, ppm, mode: Mode::Running, at: Duration::ZERO, clock }
+        kernel.pass(rng.ms(1_000, 1_000_000), slew);
+        let clock = SideClock::on(kernel.clone());
+        Self { kind, ppm, mode: Mode::Running, at: Duration::ZERO, kernel, clock, slew }
     }
 
     /// Half the spread at most, to either side.
@@ -75,7 +81,7 @@ impl Machine {
 
     /// Its clock, for those that read it by themselves.
     pub fn clock(&self) -> Arc<dyn Clock> {
-        self.clock.clone()
+        Arc::new(SideClock::on(self.kernel.clone()))
     }
 
     /// What its clock shows at this true time.
@@ -83,9 +89,9 @@ impl Machine {
         let passed = at.saturating_sub(self.at);
         self.at = self.at.max(at);
         match self.mode {
-            Mode::Running | Mode::Stopped => self.clock.advance(self.counted(passed)),
+            Mode::Running | Mode::Stopped => self.kernel.pass(self.counted(passed), self.slew),
             Mode::Suspended { counted } if matches!(self.kind, Kind::Side | Kind::Slewed) => {
-                self.clock.suspend(passed * counted / 1_000);
+                self.kernel.sleep(passed * counted / 1_000);
             }
             Mode::Suspended { .. } | Mode::Frozen => {}
         }

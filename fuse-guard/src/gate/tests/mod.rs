@@ -1,5 +1,6 @@
 //! Tests of the gate: the table of DESIGN 4 as a table, permits across a close, operations that wait.
 
+mod clock;
 mod permits;
 mod table;
 mod waiters;
