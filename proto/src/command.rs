@@ -398,6 +398,8 @@ pub struct OpenSession {
     pub resume: Option<Resume>,
     /// The kernel's boot id.
     pub boot: String,
+    /// The machine's id, the same after each of its boots; empty if it is not known, or another machine may have the same.
+    pub machine: String,
 }
 
 /// The proof that this is the same daemon restarted. The digest is made in the server's shell: the core compares digests.

@@ -195,8 +195,8 @@ fn fenced_side() -> impl Strategy<Value = FencedSide> {
 }
 fn open_session() -> impl Strategy<Value = OpenSession> {
     let resume = (session_id(), vec(any::<u8>(), 0..64)).prop_map(|(session, secret)| Resume { session, secret });
-    (side(), text(), ttl(), session_id(), vec(any::<u8>(), 32), of(resume), text()).prop_map(
-        |(side, host, ttl, new_session, new_secret_digest, resume, boot)| OpenSession {
+    (side(), text(), ttl(), session_id(), vec(any::<u8>(), 32), of(resume), text(), text()).prop_map(
+        |(side, host, ttl, new_session, new_secret_digest, resume, boot, machine)| OpenSession {
             side,
             host,
             ttl,
@@ -204,6 +204,7 @@ fn open_session() -> impl Strategy<Value = OpenSession> {
             new_secret_digest,
             resume,
             boot,
+            machine,
         },
     )
 }

@@ -359,6 +359,7 @@ impl From<&OpenSession> for wire::OpenSession {
             new_secret_digest: c.new_secret_digest.clone(),
             resume: c.resume.as_ref().map(|r| wire::Resume { session: r.session.to_string(), secret: r.secret.clone() }),
             boot: say(&c.boot),
+            machine: say(&c.machine),
         }
     }
 }
@@ -384,6 +385,7 @@ impl TryFrom<wire::OpenSession> for OpenSession {
             new_secret_digest: c.new_secret_digest,
             resume,
             boot: text("boot", c.boot)?,
+            machine: text("machine", c.machine)?,
         })
     }
 }

@@ -80,11 +80,11 @@ impl Consensus {
             TurnedAway::Stranger(why)
         };
         let from = self.peers.check(stamp).map_err(stranger)?;
+        let disk = stamp.map(|s| s.disk.as_str()).unwrap_or_default();
         // A leader hears no leader either, and is not the one who was away: what a quorum tells it, no stranger knows better.
-        if self.peers.member(from).is_none() && self.leads() {
+        if !self.peers.is_member(from, disk) && self.leads() {
             return Err(stranger(format!("node {from} is no member of the cluster that this node leads")));
         }
-        let disk = stamp.map(|s| s.disk.as_str()).unwrap_or_default();
         self.peers.stamp(from, disk).ok_or_else(|| TurnedAway::Stranger("this node belongs to no cluster yet".into()))
     }
 

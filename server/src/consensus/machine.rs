@@ -60,7 +60,7 @@ impl Machine {
         })
     }
 
-    /// Tells the door of every number that a received snapshot knows.
+    /// Tells the door of every number that was agreed upon: an applied entry's, and those that a received snapshot knows.
     #[must_use]
     pub fn telling(self, peers: Arc<Peers>) -> Self {
         Self { peers: Some(peers), ..self }
@@ -91,7 +91,9 @@ impl Machine {
                 if members.get_joint_config().len() > 1 && fault::is("die_in_joint") {
                     std::process::abort();
                 }
-                self.published.write().note_nodes(members.nodes().map(|(id, _)| *id));
+                let ids = || members.nodes().map(|(id, _)| *id);
+                self.published.write().note_nodes(ids());
+                self.peers.iter().for_each(|peers| peers.were_used(ids()));
                 self.published.set_voters(members.get_joint_config().clone());
                 self.membership = StoredMembership::new(Some(entry.log_id), members);
                 Outcome::default()

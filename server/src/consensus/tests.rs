@@ -97,12 +97,19 @@ async fn i7_a_number_that_any_entry_of_the_log_names_is_not_believed_as_new_also
     let mut log = log.telling(before.clone());
     log.blocking_append([entry(0, &[1, 2, 3]), entry(1, &[1, 2, 3, 7]), entry(2, &[1, 2, 3])]).await.unwrap();
     assert!(before.check(Some(&stamp)).unwrap_err().contains("was removed"));
+    // Not if it never was agreed upon: another leader cuts it off.
+    log.truncate(log_id(1, 1, 1)).await.unwrap();
+    assert_eq!(before.check(Some(&stamp)), Ok(7));
+    log.blocking_append([entry(1, &[1, 2, 3, 7]), entry(2, &[1, 2, 3])]).await.unwrap();
     writer.stop();
 
     let (log, _, _) = open(Kind::default(), dir.path());
     let after = door();
-    let _log = log.telling(after.clone());
+    let mut log = log.telling(after.clone());
     assert!(after.check(Some(&stamp)).unwrap_err().contains("was removed"));
+    log.purge(log_id(1, 1, 1)).await.unwrap();
+    log.truncate(log_id(1, 1, 2)).await.unwrap();
+    assert!(after.check(Some(&stamp)).unwrap_err().contains("was removed"), "what a snapshot covers was agreed upon");
 
     // Or it was told by a snapshot, whose members are those that it knows.
     let (_, mut told, _) = open(Kind::default(), &dir.path().join("told"));
