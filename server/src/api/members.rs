@@ -19,7 +19,7 @@ use treelease_proto::wire::members_request::Change as Asked;
 use super::Service;
 use super::peers::Word;
 use crate::consensus::Standing;
-use crate::fault;
+use crate::fault::Fault;
 use crate::membership::{Change, Step, View, next};
 
 /// Pause before something that is waited for is looked at again.
@@ -94,7 +94,7 @@ impl Service {
         let consensus = &self.api.consensus;
         let (used, ttl_min) = {
             let state = consensus.state();
-            let used = if fault::is("reuse_ids") { Default::default() } else { state.node_ids().clone() };
+            let used = if consensus.faults().has(Fault::ReuseIds) { Default::default() } else { state.node_ids().clone() };
             (used, state.limits().0)
         };
         View {

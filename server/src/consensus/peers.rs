@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::wire;
 
-use crate::fault;
+use crate::fault::{Fault, Faults};
 use crate::store::identity::{Formation, Identity, Member};
 use crate::telemetry::Counter;
 
@@ -86,6 +86,7 @@ pub struct Peers {
     answered: Mutex<BTreeMap<NodeId, Instant>>,
     /// While no leader was heard for so long, a number that was never heard of is believed.
     out_of_touch: Duration,
+    faults: Faults,
     /// Why a message was turned away last.
     turned_away: Mutex<String>,
     /// How many were.
@@ -94,7 +95,7 @@ pub struct Peers {
 
 impl Peers {
     /// Of a node with this identity. `out_of_touch`: the election time-out.
-    pub fn new(identity: &Identity, out_of_touch: Duration) -> Self {
+    pub fn new(identity: &Identity, out_of_touch: Duration, faults: Faults) -> Self {
         let own = Member { addr: String::new(), disk: identity.data_dir.clone() };
         // A single node that was complete once is a cluster too.
         let alone = || Formation { cluster: identity.cluster.clone(), members: BTreeMap::from([(identity.node, own)]) };
@@ -106,6 +107,7 @@ impl Peers {
             heard: Mutex::new(None),
             answered: Mutex::default(),
             out_of_touch,
+            faults,
             turned_away: Mutex::default(),
             turned_away_count: Counter::default(),
         }
@@ -168,7 +170,7 @@ impl Peers {
 
     /// Whether it is a member, with that directory.
     pub fn is_member(&self, node: NodeId, disk: &str) -> bool {
-        self.read().as_ref().is_some_and(|known| known.members.get(&node).is_some_and(|member| is_of(member, disk)))
+        self.read().as_ref().is_some_and(|known| known.members.get(&node).is_some_and(|member| self.is_of(member, disk)))
     }
 
     /// Where this node is reached, as the cluster has it; empty: it is a single node.
@@ -190,7 +192,7 @@ impl Peers {
         let known = self.read();
         let known = self.for_us(stamp, known.as_ref())?;
         match known.members.get(&stamp.node) {
-            Some(member) if is_of(member, &stamp.disk) => Ok(stamp.node),
+            Some(member) if self.is_of(member, &stamp.disk) => Ok(stamp.node),
             // Only an entry that was not agreed upon names it: it may have been cut off elsewhere, and the number given anew.
             Some(_) if !known.seen.contains(&stamp.node) && !stamp.disk.is_empty() && !self.heard_within(self.out_of_touch) => {
                 Ok(stamp.node)
@@ -254,6 +256,10 @@ impl Peers {
         Ok(known)
     }
 
+    fn is_of(&self, member: &Member, disk: &str) -> bool {
+        member.disk == disk || self.faults.has(Fault::AnyDisk)
+    }
+
     fn answered(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
         self.answered.lock().expect("nothing panics while it holds the times")
     }
@@ -302,10 +308,6 @@ impl Peers {
         let answered = self.answered();
         answered.iter().filter(|(_, at)| at.elapsed() < limit).map(|(id, _)| *id).collect()
     }
-}
-
-fn is_of(member: &Member, disk: &str) -> bool {
-    member.disk == disk || fault::is("any_disk")
 }
 
 fn short(text: &str) -> String {

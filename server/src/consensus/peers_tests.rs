@@ -17,6 +17,7 @@ pub(in crate::consensus) fn peers(node: NodeId, formation: Option<Formation>) ->
         heard: Mutex::new(None),
         answered: Mutex::default(),
         out_of_touch: TOUCH,
+        faults: Faults::default(),
         turned_away: Mutex::default(),
         turned_away_count: Counter::default(),
     }

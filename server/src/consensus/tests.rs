@@ -22,6 +22,7 @@ use super::machine::Machine;
 use super::published::Published;
 use super::types::{Batch, Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use crate::failure::FailStop;
+use crate::fault::Faults;
 use crate::lease::State;
 use crate::store::identity::{Formation, Member};
 use crate::store::snapshot::SnapshotDir;
@@ -306,7 +307,7 @@ proptest! {
 }
 
 fn open(kind: Kind, dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
-    let mut backend = kind.open(&dir.join("log")).unwrap();
+    let mut backend = kind.open(&dir.join("log"), Faults::default()).unwrap();
     let recovered = Recovered::read(backend.load().unwrap()).unwrap();
     let writer = Arc::new(Writer::start(backend, FailStop::new()).unwrap());
     let machine = Machine::open(SnapshotDir::open(&dir.join("snapshots")).unwrap(), FailStop::new()).unwrap();
@@ -314,7 +315,7 @@ fn open(kind: Kind, dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
 }
 
 fn load(kind: Kind, dir: &Path) -> Loaded {
-    kind.open(&dir.join("log")).unwrap().load().unwrap()
+    kind.open(&dir.join("log"), Faults::default()).unwrap().load().unwrap()
 }
 
 fn batch_entry(index: u64) -> Entry {

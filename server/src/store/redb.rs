@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::redb::{Database, Error, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
-use super::kind::Faults;
 use super::{Backend, Counts, Loaded, Meta, WriteSet, damaged, files, record};
+use crate::fault::{Fault, Faults};
 
 /// The file's name.
 const FILE: &str = "redb";
@@ -102,7 +102,7 @@ impl RedbBackend {
         file.sync_all()?;
         files::sync_dir(dir)?;
         files::sync_dir(dir.parent().unwrap_or(dir))?;
-        watch.no_sync.store(faults.no_sync, Ordering::SeqCst);
+        watch.no_sync.store(faults.has(Fault::NoSync), Ordering::SeqCst);
         Ok(Self { db: opened, watch, path, counts: Arc::default() })
     }
 

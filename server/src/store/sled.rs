@@ -20,8 +20,8 @@ use std::time::Duration;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use ::sled::{Batch, Config, Db, Mode, Tree};
 
-use super::kind::Faults;
 use super::{Backend, Counts, Loaded, Meta, VALUE_MAX, WriteSet, damaged, files, record};
+use crate::fault::{Fault, Faults};
 
 /// sled's page cache. The live log is in our own memory; sled is for recovery only.
 const CACHE: u64 = 32 * 1024 * 1024;
@@ -76,7 +76,7 @@ impl SledBackend {
 
     /// The same, perhaps with the rule left out that a test's control leaves out.
     pub fn with_faults(mut self, faults: Faults) -> Self {
-        self.no_sync = faults.no_sync;
+        self.no_sync = faults.has(Fault::NoSync);
         self
     }
 
