@@ -338,6 +338,13 @@ pub enum Command {
         /// Under which leadership this was decided.
         decided_under: Leadership,
     },
+    /// A side is gone for good: no tree waits for its guard's word any more. Refused (`busy`) while it has a session.
+    ForgetSide {
+        /// Which.
+        side: SideName,
+        /// Why, for the history.
+        reason: String,
+    },
     /// The storage has seen greater epochs than this server knows: it is an older copy of what it was. The tree goes on above
     /// them, and waits as after a restore.
     RaiseEpoch {

@@ -321,6 +321,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             next,
             decided_under
         }),
+        (side(), text()).prop_map(|(side, reason)| Command::ForgetSide { side, reason }),
         (tree_id(), epoch(), text()).prop_map(|(tree, above, reason)| Command::RaiseEpoch { tree, above, reason }),
         (tree_id(), session_id(), any::<u64>()).prop_map(|(tree, session, mode_no)| Command::Obeys { tree, session, mode_no }),
         (lease(), event_kind(), text(), any::<u64>()).prop_map(|(lease, event, reason, count)| Command::Report {

@@ -287,6 +287,7 @@ impl State {
             }
             Command::RestorePiece(piece) => self.restore_piece(piece, context),
             Command::EndRestore { id, next, decided_under } => self.end_restore(id, *next, *decided_under),
+            Command::ForgetSide { side, reason } => self.forget_side(side, reason, context),
             Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
             Command::Obeys { tree, session, mode_no } => self.obeys(tree, session, *mode_no, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
@@ -331,6 +332,7 @@ impl State {
             | Command::RaiseTtl { .. }
             | Command::SettleTtl { .. } => Vec::new(),
             Command::OpenSession(open) => self.shut_out_of(&open.side),
+            Command::ForgetSide { side, .. } => self.mounted_by(side),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),
