@@ -16,6 +16,7 @@ use crate::words::time::Ttl;
 
 mod dirs;
 mod edit;
+pub mod nodes;
 #[cfg(test)]
 mod tests;
 pub mod written;
@@ -220,11 +221,13 @@ impl Config {
         })
     }
 
-    /// The configured servers, else the embedded one if it was ever started here, else none.
+    /// The configured servers, and the nodes that were heard of through them; else the embedded one if it was ever started here, else none.
     pub fn servers(&self) -> Result<Option<Servers>, Failure> {
         if self.has_endpoints() {
             let token = self.token_file.as_deref().map(read_token).transpose()?;
-            return Ok(Some(Servers::new(self.endpoints.clone(), token, self.request_timeout)));
+            let servers = Servers::new(self.endpoints.clone(), token, self.request_timeout);
+            servers.learn(&nodes::noted(&self.state_dir, &self.endpoints));
+            return Ok(Some(servers));
         }
         let dir = self.server_dir();
         Ok(dir.join("token").exists().then(|| Servers::embedded(dir, self.request_timeout)))

@@ -338,6 +338,13 @@ pub enum Command {
         /// Under which leadership this was decided.
         decided_under: Leadership,
     },
+    /// A side is gone for good: no tree waits for its guard's word any more. Refused (`busy`) while it has a session.
+    ForgetSide {
+        /// Which.
+        side: SideName,
+        /// Why, for the history.
+        reason: String,
+    },
     /// The storage has seen greater epochs than this server knows: it is an older copy of what it was. The tree goes on above
     /// them, and waits as after a restore.
     RaiseEpoch {
@@ -398,6 +405,8 @@ pub struct OpenSession {
     pub resume: Option<Resume>,
     /// The kernel's boot id.
     pub boot: String,
+    /// The machine's id, the same after each of its boots; empty if it is not known, or another machine may have the same.
+    pub machine: String,
 }
 
 /// The proof that this is the same daemon restarted. The digest is made in the server's shell: the core compares digests.

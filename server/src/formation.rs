@@ -213,14 +213,7 @@ impl Former {
         if self.consensus.has_log() {
             return Err(format!("node {} has a log already", identity.node));
         }
-        identity.promise(&self.dir, formation.clone()).map_err(|failure| {
-            let why = failure.to_string();
-            self.fail.report(failure);
-            why
-        })?;
-        // After the disk: from now on votes in this formation count.
-        self.consensus.peers().formed(&formation);
-        Ok(())
+        self.is_durable(identity.promise(&self.dir, formation.clone()), &formation)
     }
 
     /// Promises this directory, which is empty, to a cluster that has taken it in.
@@ -229,12 +222,17 @@ impl Former {
         if identity.formation.is_some() || identity.initialized || self.consensus.has_log() {
             return Err(format!("node {} is not empty", identity.node));
         }
-        identity.join(&self.dir, formation.clone()).map_err(|failure| {
+        self.is_durable(identity.join(&self.dir, formation.clone()), &formation)
+    }
+
+    /// After the disk: from now on votes in this formation count.
+    fn is_durable(&self, written: Result<()>, formation: &Formation) -> std::result::Result<(), String> {
+        written.map_err(|failure| {
             let why = failure.to_string();
             self.fail.report(failure);
             why
         })?;
-        self.consensus.peers().formed(&formation);
+        self.consensus.peers().formed(formation);
         Ok(())
     }
 

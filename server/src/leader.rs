@@ -22,9 +22,9 @@ use treelease_proto::command::{Answer, Command, Leadership};
 
 use crate::consensus::Consensus;
 use crate::expiry::{TICK, Timers};
+use crate::fault::{Fault, Faults};
 use crate::fencing::Fences;
 use crate::fencing::runner::Runner;
-use crate::surroundings::Faults;
 use crate::telemetry::Telemetry;
 
 /// How long the outcome of an expiry may stay unknown before a new leadership voids it.
@@ -96,7 +96,7 @@ impl Leader {
     }
 
     fn stand_down(&self) {
-        if !self.faults.timers_go_on {
+        if !self.faults.has(Fault::TimersGoOn) {
             self.seat.timers().demote();
         }
         self.seat.turn();
@@ -116,7 +116,7 @@ impl Leader {
 
     async fn until_leader(&self) {
         while !self.consensus.leads() {
-            if self.faults.timers_go_on {
+            if self.faults.has(Fault::TimersGoOn) {
                 self.keep_idle_timers();
             }
             // The age of the quorum's last answer changes without a change of standing: look again after a while.
@@ -145,7 +145,7 @@ impl Leader {
         match self.consensus.propose_own(Command::Lead { node }, self.clock.wall(), LEAD_LIMIT).await {
             Ok(Answer::Done) => {}
             // A control's: the term has not changed, so its number has not.
-            Ok(Answer::Ignored { .. }) if self.faults.terms_for_leaderships => {}
+            Ok(Answer::Ignored { .. }) if self.faults.has(Fault::TermsForLeaderships) => {}
             Ok(other) => {
                 tracing::error!(?other, "the state refused to let this node lead");
                 return None;
@@ -158,7 +158,7 @@ impl Leader {
         let state = self.consensus.state();
         // It may be a later `Lead` of ours than the one just answered; then its number is the right one.
         let leadership = state.leadership().filter(|(_, who)| *who == node)?.0;
-        if self.faults.timers_go_on {
+        if self.faults.has(Fault::TimersGoOn) {
             self.seat.timers().go_on(leadership);
         } else {
             self.seat.timers().promote(&state, leadership, self.clock.now());

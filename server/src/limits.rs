@@ -11,13 +11,18 @@
 //! Promises: what is not said has the value that this version is made and tested for; a value outside its range, and a key for
 //! something that cannot be changed, is refused by name. The first three only ever refuse earlier than the replicated state, which
 //! has the same limits for every node, would: so nodes may differ, and the leader's counts. A few commands that are on their way at
-//! the same moment may pass it together. It does not know who calls.
+//! the same moment may pass it together. What is there already, and what is asked again, passes: so nobody is refused who counts
+//! all the same. *Why the leader looks twice:* a first try that this leader has proposed and not applied yet is not in the state
+//! that it looks at; so before it refuses it has a question about nothing logged ([`nothing`]), and looks again when that has its
+//! answer: everything that was proposed before is applied then. It does not know who calls.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
-use treelease_proto::command::Command;
+use treelease_proto::command::{AttemptRef, Command};
+use treelease_proto::epoch::Epoch;
+use treelease_proto::id::{RequestKey, SideName, TreeId};
 use treelease_proto::refusal::{Code, Refusal};
 
 use crate::lease::{HISTORY_MAX, MAX_SESSIONS, MAX_TREES, MAX_WAITERS, State};
@@ -119,9 +124,12 @@ impl Limits {
         }
     }
 
-    /// Why the leader with these limits does not propose that command, if it does not. What is there already, and what is asked
-    /// again, passes.
-    pub fn refuses(&self, command: &Command, state: &State) -> Option<Refusal> {
+    /// Why the leader with these limits does not propose that command, if it does not. What is there in this state already, and
+    /// what has been answered under that key, passes.
+    pub fn refuses(&self, command: &Command, key: &RequestKey, state: &State) -> Option<Refusal> {
+        if state.has_answered(key) {
+            return None;
+        }
         let (what, key) = match command {
             Command::AddTree { tree, .. } | Command::Takeover { tree, .. } => {
                 let one_too_many = state.tree_count() >= self.trees && state.tree(tree).is_none();
@@ -142,6 +150,12 @@ impl Limits {
         let why = format!("{what} already, which is what `{key}` in the leading node's [limits] allows; try again later");
         Some(Refusal::new(Code::Limit, why))
     }
+}
+
+/// A question whose answer changes nothing: when it comes, all that was proposed before it is applied.
+pub fn nothing() -> Command {
+    let side: SideName = "nobody".parse().expect("a name");
+    Command::FenceStands { attempt: AttemptRef { tree: TreeId::random(), side, epoch: Epoch::ZERO, number: 0 } }
 }
 
 /// The limits of a running node; they can change.

@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::consensus::handover::HAND_OVER_LIMIT;
 use crate::consensus::{Consensus, DIRECTORIES, Pace};
 use crate::failure::{FailStop, Failure, Result};
-use crate::fault;
+use crate::fault::Fault;
 use crate::fencing::runner::Runner;
 use crate::formation::Former;
 use crate::leader::{Leader, Seat};
@@ -129,7 +129,7 @@ impl Node {
             clock: clock.clone(),
             counts: counts.clone(),
             runner: runner.clone(),
-            faults: on.faults.in_this_build(),
+            faults: on.faults,
         };
         let leader = tokio::spawn(leader.run(stop_leading.clone()));
         let known = Arc::new(OnceLock::new());
@@ -263,7 +263,10 @@ impl Node {
         }
         let ended = timeout(STOP_LIMIT, async {
             // While it still answers the others: they need its vote. It proposes nothing new from here on.
-            if self.consensus.leads() && self.consensus.members().voters().len() > 1 && !fault::is("no_hand_over") {
+            if self.consensus.leads()
+                && self.consensus.members().voters().len() > 1
+                && !self.consensus.faults().has(Fault::NoHandOver)
+            {
                 match self.consensus.hand_over().await {
                     Ok(heir) => tracing::info!("node {heir} leads now"),
                     Err(why) => tracing::warn!("nobody took the leadership, the others wait for an election: {why}"),

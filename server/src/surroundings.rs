@@ -10,6 +10,7 @@ use treelease_proto::clock::{Clock, ServerClock};
 
 use crate::api::callers::Caller;
 use crate::consensus::network::Dial;
+use crate::fault::Faults;
 use crate::store::disk::Disk;
 
 /// See the module.
@@ -22,21 +23,8 @@ pub struct Surroundings {
     pub dial: Dial,
     /// Where log and vote are kept.
     pub disk: Disk,
-    /// Nothing but tests leaves out a rule, and only debug builds obey.
+    /// Rules that are left out: nothing but tests does that.
     pub faults: Faults,
-}
-
-/// Rules that are left out on purpose, so that it shows that tests notice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Leadership is never confirmed: what is read was true once (I5).
-    pub local_reads: bool,
-    /// A new leader goes on with timers that heard of no renewal, and does not arm them anew (I3).
-    pub timers_go_on: bool,
-    /// A leadership is known by its term, not by its entry's index.
-    pub terms_for_leaderships: bool,
-    /// A leader counts itself before its disk has an entry, and goes on in its term when it comes back without it (I7).
-    pub counts_unwritten: bool,
 }
 
 impl Surroundings {
@@ -47,15 +35,7 @@ impl Surroundings {
             callers: None,
             dial: Dial::default(),
             disk: Disk::default(),
-            faults: Faults::default(),
+            faults: Faults::from_environment(),
         }
-    }
-}
-
-impl Faults {
-    /// What counts of them in this build.
-    #[must_use]
-    pub fn in_this_build(self) -> Self {
-        if cfg!(debug_assertions) { self } else { Self::default() }
     }
 }

@@ -7,7 +7,7 @@ mod http;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Caller, acquire, open_session, until};
+use common::{Caller, acquire, do_request, open_session, until};
 use http::{get, number};
 use tonic::Code;
 use treelease_proto::command::{Answer, Command};
@@ -118,6 +118,52 @@ async fn trees_sessions_and_waiters_beyond_the_configured_number_are_refused_and
     let waits = caller.command(acquire(tree, &sessions[2])).await;
     assert!(matches!(waits, Answer::Queued { place: 2, .. }), "{waits:?}");
     assert_eq!(caller.status().await.trees.len(), 3);
+    node.stop().await;
+}
+
+/// Two waiters come at the same moment, and one of them asks again before its first try is applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_again_while_its_first_try_is_under_way_is_answered_like_that() {
+    /// Rounds in which both came in, so that whoever asks again is beyond the limit.
+    const BOTH_IN: usize = 40;
+    const LONGEST: Duration = Duration::from_secs(120);
+    let dir = tempfile::tempdir().unwrap();
+    let (_, node) = limited(dir.path(), Limits { waiters: 1, ..Limits::default() }).await;
+    let caller = Caller::new(node.address());
+    let tree = caller.add_tree("dev").await;
+    let [holder, one, two] = ["holder", "one", "two"].map(|side| caller.open(side, TTL));
+    let (holder, one, two) = (holder.await, one.await, two.await);
+    caller.acquire(&tree, &holder).await;
+    let (mut both_in, mut round) = (0, 0);
+    let begun = std::time::Instant::now();
+    while both_in < BOTH_IN {
+        assert!(begun.elapsed() < LONGEST, "in {round} rounds both came in {both_in} times");
+        round += 1;
+        let request = do_request(&acquire(&tree, &two));
+        let ask = |after: u64| {
+            let (caller, request) = (caller.clone(), request.clone());
+            async move {
+                tokio::time::sleep(Duration::from_micros(after)).await;
+                caller.ask(request).await.unwrap()
+            }
+        };
+        // At different moments of the first one's way, and the first try of `two` not always in one entry with it.
+        let later = (round % 16) * 100;
+        let (first, tried, again, last) = tokio::join!(
+            caller.command(acquire(&tree, &one)),
+            ask(later),
+            ask(later + 500 + (round % 7) * 300),
+            ask(later + 1_500 + (round % 5) * 700),
+        );
+        let is_in = |answer: &Answer| matches!(answer, Answer::Queued { .. });
+        if is_in(&first) && is_in(&tried) {
+            both_in += 1;
+            assert!(is_in(&again) && is_in(&last), "round {round}: {tried:?}, and asked again {again:?}, {last:?}");
+        }
+        for session in [&one, &two] {
+            caller.command(Command::Cancel { tree: tree.clone(), session: session.clone() }).await;
+        }
+    }
     node.stop().await;
 }
 

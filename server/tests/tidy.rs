@@ -24,6 +24,14 @@ fn tonic_is_named_in_the_api_and_in_the_network_only() {
 }
 
 #[test]
+fn the_rules_that_tests_leave_out_are_read_from_the_environment_in_one_place() {
+    let reading = |file: &String| {
+        file.starts_with("src/") && std::fs::read_to_string(root().join(file)).unwrap().contains("\"TREELEASE_TEST_FAULT\"")
+    };
+    assert_eq!(files().into_iter().filter(reading).collect::<Vec<_>>(), ["src/fault.rs"]);
+}
+
+#[test]
 fn the_pure_cores_have_no_clock_no_io_and_no_order_by_chance() {
     for word in ["tokio", "std::fs", "std::net", "Instant", "SystemTime", "HashMap", "HashSet", "random()"] {
         let found = naming(word, |file| file.starts_with("src/lease/") || file.starts_with("src/expiry/"));

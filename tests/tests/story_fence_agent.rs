@@ -57,7 +57,8 @@ impl Story {
     /// With the agent that is configured there.
     fn in_world(world: World) -> Story {
         let server = world.server();
-        let a = world.side("workstation", &server).fault("no_lock");
+        let mut a = world.side("workstation", &server).fault("no_lock");
+        a.boots("machine", "boot-1");
         let b = world.side("pod", &server);
         world.tree(&a, "dev", &quick(&["fence=exec:nas"]));
         a.mount("dev", &world.lower("dev"));
@@ -111,6 +112,26 @@ fn an_agent_cuts_the_old_holder_off_and_lets_it_in_again_when_a_person_says_so()
     b.ok(&["fence", "unfence", "dev", "workstation", "--reason", "it was switched off and on"]);
     a.ok(&["acquire", "dev", "--wait", "5m"]);
     assert!(!story.file("cut").exists() && story.told("unfenced", "given workstation its access back"));
+    let calls = std::fs::read_to_string(story.file("calls")).unwrap();
+    assert_eq!(calls, "fence dev workstation\nunfence dev workstation\n");
+}
+
+#[test]
+fn a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word() {
+    let mut story = Story::begun();
+    story.go();
+    assert!(story.waiting.wait().unwrap().success());
+    story.b.ok(&["release", "dev"]);
+    let a = &mut story.a;
+    // Its daemon starts, and has no session for a moment.
+    wait_for(LONG, "its daemon has a session", || a.run(&["acquire", "dev", "-n"]).code != 69);
+    a.run(&["acquire", "dev", "-n"]).refused(75, &["treelease fence unfence dev workstation"]);
+    a.kill_daemon();
+    a.boots("machine", "boot-2");
+    // The session of before has to end first.
+    wait_for(LONG, "it is let in", || a.run(&["acquire", "dev", "--wait", "30s"]).code == 0);
+    assert!(!story.file("cut").exists() && story.told("unfenced", "given workstation its access back"));
+    assert!(story.told("fencing", "its machine was restarted"));
     let calls = std::fs::read_to_string(story.file("calls")).unwrap();
     assert_eq!(calls, "fence dev workstation\nunfence dev workstation\n");
 }

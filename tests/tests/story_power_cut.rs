@@ -425,6 +425,7 @@ fn open(cut: usize) -> Command {
         new_secret_digest: vec![1; 32],
         resume: None,
         boot: "a boot".into(),
+        machine: String::new(),
     })
 }
 

@@ -34,6 +34,7 @@ use crate::words::wire::lease_client::LeaseClient;
 mod backup;
 mod endpoint;
 mod failed;
+mod learned;
 pub mod members;
 mod status;
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod watch;
 use failed::{Failed, classify};
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use learned::LEARNED_MAX;
 pub use watch::WatchItem;
 
 /// How long a connection may take to be made.
@@ -148,10 +150,11 @@ pub struct Servers {
 struct Inner {
     source: Source,
     dial: Dial,
-    /// One channel for each address ever used: a handful.
+    /// One channel for each address ever used: a handful, and those of nodes that have come and gone.
     clients: Mutex<BTreeMap<String, LeaseClient<Channel>>>,
     /// Which server answered last: it is asked first.
     preferred: Mutex<Option<String>>,
+    learned: learned::Learned,
 }
 
 enum Source {
@@ -191,7 +194,7 @@ impl Servers {
     }
 
     fn from(source: Source, timeout: Duration, dial: Dial) -> Self {
-        let inner = Inner { source, dial, clients: Mutex::default(), preferred: Mutex::default() };
+        let inner = Inner { source, dial, clients: Mutex::default(), preferred: Mutex::default(), learned: Default::default() };
         Self { inner: Arc::new(inner), timeout }
     }
 
@@ -201,9 +204,9 @@ impl Servers {
         Self { inner: self.inner.clone(), timeout }
     }
 
-    /// The addresses, for messages and markers.
+    /// The addresses, configured and learned, for messages and markers.
     pub fn endpoints(&self) -> Vec<String> {
-        self.inner.source.read().map(|(endpoints, _)| endpoints.iter().map(Endpoint::to_string).collect()).unwrap_or_default()
+        self.everybody().map(|(endpoints, _)| endpoints.iter().map(Endpoint::to_string).collect()).unwrap_or_default()
     }
 
     /// Whether this is the embedded server of this machine.
@@ -379,11 +382,8 @@ impl Servers {
 
     /// The servers to try, the one that answered last first.
     fn targets(&self) -> Result<Vec<Target>, CallError> {
-        let (endpoints, token) = self.inner.source.read().map_err(|last| CallError::Unreachable {
-            tried: Vec::new(),
-            waited: Duration::ZERO,
-            last,
-        })?;
+        let (endpoints, token) =
+            self.everybody().map_err(|last| CallError::Unreachable { tried: Vec::new(), waited: Duration::ZERO, last })?;
         let token = token.map(|token| format!("Bearer {token}").parse()).transpose().map_err(|_| {
             CallError::Refused(Refusal::new(Code::Config, "the server's token cannot be sent: it is no plain text"))
         })?;

@@ -31,8 +31,10 @@ mod effects;
 mod flushes;
 mod following;
 mod locks;
+mod machine;
 mod modes;
 mod mounts;
+mod nodes;
 mod report;
 mod root;
 mod servers;
@@ -152,6 +154,7 @@ pub struct Daemon {
     ending: Option<Ending>,
     report_due: Option<BootTime>,
     boot: String,
+    machine: String,
     faults: Faults,
     parked: Vec<calls::Parked>,
 }
@@ -186,6 +189,8 @@ pub(crate) struct Faults {
     resume_awake: bool,
     /// What a guard writes is told as written past the mount.
     guards_told: bool,
+    /// Only the configured servers are ever asked.
+    seeds_only: bool,
 }
 
 impl Faults {
@@ -210,6 +215,7 @@ impl Faults {
             lock,
             resume_awake,
             guards_told: has("guards_told"),
+            seeds_only: has("seeds_only"),
         }
     }
 }
@@ -219,7 +225,7 @@ impl Daemon {
     pub fn new(config: Config) -> Result<Self, Failure> {
         let side = config.side()?;
         let clock = clock::clock(Faults::from_env());
-        let boot = treelease_client::place::boot_id().map_err(|e| Failure::io("cannot read the kernel's boot id", &e))?;
+        let machine::Machine { machine, boot } = machine::Machine::this(config.env.container)?;
         let state = StateDir::open(&config.state_dir)?;
         let file = match state.session()? {
             Some(file) if file.side == side => file,
@@ -255,6 +261,7 @@ impl Daemon {
             ending: None,
             report_due: None,
             boot,
+            machine,
             faults: Faults::from_env(),
             parked: Vec::new(),
         })

@@ -209,6 +209,7 @@ impl Daemon {
             new_secret_digest: sha256(self.file.next_secret.as_bytes()),
             resume: resume.map(|session| Resume { session, secret: proof.into_bytes() }),
             boot: self.boot.clone(),
+            machine: self.machine.clone(),
         });
         let (mail, cluster, actor) = (self.mail.clone(), self.file.cluster.clone(), self.actor());
         tokio::spawn(async move {
@@ -450,6 +451,7 @@ impl Daemon {
                 }
                 self.link.reachable = true;
                 self.stranger = None;
+                self.learn_nodes(&table);
                 self.link.reads += 1;
                 if !self.link.watching && self.session.is_some() {
                     self.watch();

@@ -195,8 +195,8 @@ fn fenced_side() -> impl Strategy<Value = FencedSide> {
 }
 fn open_session() -> impl Strategy<Value = OpenSession> {
     let resume = (session_id(), vec(any::<u8>(), 0..64)).prop_map(|(session, secret)| Resume { session, secret });
-    (side(), text(), ttl(), session_id(), vec(any::<u8>(), 32), of(resume), text()).prop_map(
-        |(side, host, ttl, new_session, new_secret_digest, resume, boot)| OpenSession {
+    (side(), text(), ttl(), session_id(), vec(any::<u8>(), 32), of(resume), text(), text()).prop_map(
+        |(side, host, ttl, new_session, new_secret_digest, resume, boot, machine)| OpenSession {
             side,
             host,
             ttl,
@@ -204,6 +204,7 @@ fn open_session() -> impl Strategy<Value = OpenSession> {
             new_secret_digest,
             resume,
             boot,
+            machine,
         },
     )
 }
@@ -320,6 +321,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             next,
             decided_under
         }),
+        (side(), text()).prop_map(|(side, reason)| Command::ForgetSide { side, reason }),
         (tree_id(), epoch(), text()).prop_map(|(tree, above, reason)| Command::RaiseEpoch { tree, above, reason }),
         (tree_id(), session_id(), any::<u64>()).prop_map(|(tree, session, mode_no)| Command::Obeys { tree, session, mode_no }),
         (lease(), event_kind(), text(), any::<u64>()).prop_map(|(lease, event, reason, count)| Command::Report {

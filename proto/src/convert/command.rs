@@ -179,6 +179,9 @@ impl From<&Command> for wire::Command {
             Command::EndRestore { id, next, decided_under } => {
                 Kind::EndRestore(wire::EndRestore { id: id.to_string(), next: *next, leadership: decided_under.0 })
             }
+            Command::ForgetSide { side, reason } => {
+                Kind::ForgetSide(wire::ForgetSide { side: side.to_string(), reason: say(reason) })
+            }
             Command::RaiseEpoch { tree, above, reason } => {
                 Kind::RaiseEpoch(wire::RaiseEpoch { tree: tree.to_string(), above_epoch: above.get(), reason: say(reason) })
             }
@@ -331,6 +334,7 @@ impl TryFrom<wire::Command> for Command {
             Kind::EndRestore(c) => {
                 Command::EndRestore { id: id("id", &c.id)?, next: c.next, decided_under: Leadership(c.leadership) }
             }
+            Kind::ForgetSide(c) => Command::ForgetSide { side: id("side", &c.side)?, reason: text("reason", c.reason)? },
             Kind::RaiseEpoch(c) => Command::RaiseEpoch {
                 tree: id("tree", &c.tree)?,
                 above: Epoch::from_raw(c.above_epoch),
@@ -359,6 +363,7 @@ impl From<&OpenSession> for wire::OpenSession {
             new_secret_digest: c.new_secret_digest.clone(),
             resume: c.resume.as_ref().map(|r| wire::Resume { session: r.session.to_string(), secret: r.secret.clone() }),
             boot: say(&c.boot),
+            machine: say(&c.machine),
         }
     }
 }
@@ -384,6 +389,7 @@ impl TryFrom<wire::OpenSession> for OpenSession {
             new_secret_digest: c.new_secret_digest,
             resume,
             boot: text("boot", c.boot)?,
+            machine: text("machine", c.machine)?,
         })
     }
 }

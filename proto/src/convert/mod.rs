@@ -18,6 +18,8 @@ mod tree;
 mod arbitrary;
 #[cfg(test)]
 mod bad_bytes;
+#[cfg(test)]
+mod damage;
 
 use std::str::FromStr;
 

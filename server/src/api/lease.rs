@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use treelease_proto::command::{Answer, Command, Event, Proposal};
 use treelease_proto::convert::TEXT_MAX;
-use treelease_proto::id::{TreeId, TreeName};
+use treelease_proto::id::{RequestKey, TreeId, TreeName};
 use treelease_proto::refusal::{Code, Refusal};
 use treelease_proto::tree::{ClusterStatus, StateName, TreeStatus};
 use treelease_proto::wire;
@@ -20,6 +20,7 @@ use super::Service;
 use super::peers::Word;
 use crate::consensus::proposer::ProposeError;
 use crate::lease::State;
+use crate::limits;
 
 /// How long a forwarded command's caller waits, at most, until this node has applied what the leader has: so that whoever
 /// asks this node next sees what it was just told.
@@ -60,7 +61,8 @@ impl Service {
 
     async fn propose(&self, request: wire::DoRequest, limit: Duration) -> Result<Result<wire::DoAnswer, ProposeError>, Status> {
         self.same_cluster(&request.cluster)?;
-        let request_key = request.request_key.parse().map_err(|e| Status::invalid_argument(format!("request_key: {e}")))?;
+        let request_key: RequestKey =
+            request.request_key.parse().map_err(|e| Status::invalid_argument(format!("request_key: {e}")))?;
         let command = request.command.ok_or_else(|| Status::invalid_argument("command: it is missing"))?;
         let command = Command::try_from(command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         if let Some(name) = command.servers_own() {
@@ -74,15 +76,16 @@ impl Service {
             }
             return Ok(Ok(self.answer(&Answer::Refused(self.no_such_agent(name)))));
         }
-        let limits = self.api.limits.get();
-        // As with agents the leader's count; who does not lead sends it on.
-        if limits.concern(&command) && self.api.consensus.leads() {
-            let refused = limits.refuses(&command, &self.api.consensus.state());
-            if let Some(refusal) = refused {
+        let until = Instant::now() + limit;
+        match self.limited(&command, &request_key, limit).await {
+            Ok(None) => {}
+            Ok(Some(refusal)) => {
                 self.api.counts.limited.add();
                 return Ok(Ok(self.answer(&Answer::Refused(refusal))));
             }
+            Err(e) => return Ok(Err(e)),
         }
+        let limit = until.saturating_duration_since(Instant::now());
         let actor = request.actor.chars().take(TEXT_MAX).collect();
         let proposal = Proposal { request_key, actor, at: self.api.clock.wall(), command };
         let answer = self.api.consensus.propose(proposal, limit).await;
@@ -90,6 +93,23 @@ impl Service {
             self.api.counts.commands.add();
         }
         Ok(answer.map(|answer| self.answer(&answer)))
+    }
+
+    /// Why this node's limits do not let that command through, if it leads. As with agents the leader's count; who does not lead
+    /// sends it on.
+    async fn limited(&self, command: &Command, key: &RequestKey, limit: Duration) -> Result<Option<Refusal>, ProposeError> {
+        let limits = self.api.limits.get();
+        if !limits.concern(command) || !self.api.consensus.leads() {
+            return Ok(None);
+        }
+        let look = || limits.refuses(command, key, &self.api.consensus.state());
+        if look().is_none() {
+            return Ok(None);
+        }
+        // Its own first try may be on its way.
+        let (request_key, actor, at) = (RequestKey::random(), "the limits".to_owned(), self.api.clock.wall());
+        self.api.consensus.propose(Proposal { request_key, actor, at, command: limits::nothing() }, limit).await?;
+        Ok(look())
     }
 
     fn no_such_agent(&self, name: &str) -> Refusal {

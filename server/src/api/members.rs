@@ -4,6 +4,7 @@
 //! and a leader that is killed all leave something that the same call finishes. An answer that is neither done nor refused says
 //! what it waits for. It decides nothing itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -18,8 +19,8 @@ use treelease_proto::wire::members_request::Change as Asked;
 
 use super::Service;
 use super::peers::Word;
-use crate::consensus::Standing;
-use crate::fault;
+use crate::consensus::{Consensus, Standing};
+use crate::fault::Fault;
 use crate::membership::{Change, Step, View, next};
 
 /// Pause before something that is waited for is looked at again.
@@ -94,7 +95,7 @@ impl Service {
         let consensus = &self.api.consensus;
         let (used, ttl_min) = {
             let state = consensus.state();
-            let used = if fault::is("reuse_ids") { Default::default() } else { state.node_ids().clone() };
+            let used = if consensus.faults().has(Fault::ReuseIds) { Default::default() } else { state.node_ids().clone() };
             (used, state.limits().0)
         };
         View {
@@ -120,7 +121,8 @@ impl Service {
             Step::AddLearner(member) => consensus.add_learner(node, member).await,
             Step::Move(member) => consensus.move_member(node, member).await,
             Step::Promote => consensus.promote(node).await,
-            Step::HandOver => match consensus.hand_over().await {
+            Step::HandOver if consensus.is_handing_over() => Err("the leadership is being given to another node".into()),
+            Step::HandOver => match hand_over(consensus.clone()).await {
                 Ok(heir) => Err(format!("node {heir} leads now")),
                 Err(why) => {
                     // Who would go on without it was asked for longer than it takes to be counted as silent.
@@ -175,6 +177,13 @@ impl Service {
         };
         members.nodes.iter().map(status).collect()
     }
+}
+
+/// On a task of its own: it takes longer than many a caller's call, and who begins it anew while an heir stands for election takes
+/// the votes from it; so would a caller who asks again and again keep the cluster without a leader.
+async fn hand_over(consensus: Arc<Consensus>) -> Result<u64, String> {
+    let giving = tokio::spawn(async move { consensus.hand_over().await });
+    giving.await.unwrap_or_else(|e| Err(format!("the task of giving the leadership away ended: {e}")))
 }
 
 fn asked(change: Option<Asked>) -> Result<Change, Status> {

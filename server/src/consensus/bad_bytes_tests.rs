@@ -2,7 +2,6 @@
 //! and what is taken reads back as what it was taken for.
 
 use proptest::prelude::*;
-use proptest::sample::Index;
 use prost::Message;
 use treelease_proto::command::{Command, Proposal};
 use treelease_proto::id::{RequestKey, TreeId};
@@ -20,32 +19,9 @@ use crate::store::identity::Identity;
 use crate::store::snapshot::SnapshotDir;
 use crate::store::{Loaded, Meta, record};
 
-/// Bytes as they were, but for some: a changed one, one more, an end too early.
-fn damaged(bytes: &[u8], at: &[(Index, u8)], cut: Option<Index>) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for (at, change) in at {
-        match change {
-            // As large a number as there is.
-            0 => {
-                let at = at.index(bytes.len() + 1);
-                bytes.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]);
-            }
-            change if !bytes.is_empty() => {
-                let at = at.index(bytes.len());
-                bytes[at] ^= change;
-            }
-            _ => {}
-        }
-    }
-    if let Some(cut) = cut {
-        bytes.truncate(cut.index(bytes.len() + 1));
-    }
-    bytes
-}
-
-fn damages() -> impl Strategy<Value = (Vec<(Index, u8)>, Option<Index>)> {
-    (prop::collection::vec((any::<Index>(), any::<u8>()), 0..4), prop::option::weighted(0.2, any::<Index>()))
-}
+#[path = "../../../proto/src/convert/damage.rs"]
+mod damage;
+use damage::{damaged, damages};
 
 fn entry(index: u64) -> Entry {
     let policy = vec![("idle".to_owned(), "9s".to_owned())];

@@ -74,6 +74,12 @@ impl Consensus {
         self.leaving.give(term, HAND_OVER_LIMIT, self.give_away(Instant::now() + HAND_OVER_LIMIT)).await
     }
 
+    /// Whether that is under way, in the term that this node leads.
+    pub fn is_handing_over(&self) -> bool {
+        let term = self.raft.metrics().borrow().current_term;
+        self.leaving.is(term)
+    }
+
     async fn give_away(&self, limit: Instant) -> Result<NodeId, String> {
         let mut why = "there is no other voter that answers".to_owned();
         for to in self.heirs() {

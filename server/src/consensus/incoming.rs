@@ -34,7 +34,7 @@ impl Consensus {
     /// Entries, or a heartbeat.
     pub async fn receive_append(&self, request: wire::AppendRequest) -> Answered<wire::AppendAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
-        let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms);
+        let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms, self.faults);
         let request = messages::append_from_wire(request).map_err(|e| self.unreadable(&e.to_string()))?;
         let answer = self.raft.append_entries(request).await.map_err(|e| ending(&e))?;
         if !matches!(answer, AppendAnswer::HigherVote(_)) {
@@ -54,7 +54,7 @@ impl Consensus {
     /// A piece of a snapshot.
     pub async fn receive_snapshot(&self, request: wire::SnapshotRequest) -> Answered<wire::SnapshotAnswer> {
         let stamp = self.let_in(request.stamp.as_ref())?;
-        let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms);
+        let quorum_age = messages::quorum_age_from_wire(request.tells_age, request.quorum_age_ms, self.faults);
         let request = messages::snapshot_from_wire(request).map_err(|e| self.unreadable(&e.to_string()))?;
         // openraft makes room up to the piece's end, whatever it says.
         if request.offset.saturating_add(request.data.len() as u64) > SNAPSHOT_MAX {
@@ -80,11 +80,11 @@ impl Consensus {
             TurnedAway::Stranger(why)
         };
         let from = self.peers.check(stamp).map_err(stranger)?;
+        let disk = stamp.map(|s| s.disk.as_str()).unwrap_or_default();
         // A leader hears no leader either, and is not the one who was away: what a quorum tells it, no stranger knows better.
-        if self.peers.member(from).is_none() && self.leads() {
+        if !self.peers.is_member(from, disk) && self.leads() {
             return Err(stranger(format!("node {from} is no member of the cluster that this node leads")));
         }
-        let disk = stamp.map(|s| s.disk.as_str()).unwrap_or_default();
         self.peers.stamp(from, disk).ok_or_else(|| TurnedAway::Stranger("this node belongs to no cluster yet".into()))
     }
 

@@ -127,7 +127,7 @@ impl LogStore {
         Self { mem: Arc::new(RwLock::new(recovered.mem)), writer, peers: None, ahead: None }
     }
 
-    /// Tells the door of every number that an entry names, from those that are there already on.
+    /// Tells the door of every number that an entry names, from those that are there already on, and of what is cut off again.
     #[must_use]
     pub fn telling(self, peers: Arc<Peers>) -> Self {
         self.read().entries.values().for_each(|entry| tell(&peers, entry));
@@ -174,7 +174,7 @@ impl LogStore {
 
 fn tell(peers: &Peers, entry: &Entry) {
     if let EntryPayload::Membership(members) = &entry.payload {
-        peers.were_used(members.nodes().map(|(id, _)| *id));
+        peers.named_at(entry.log_id.index, members.nodes().map(|(id, _)| *id));
     }
 }
 
@@ -288,6 +288,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
         let change = WriteSet { truncate_from: Some(since.index), ..WriteSet::default() };
         self.write().entries.split_off(&since.index);
+        self.peers.iter().for_each(|peers| peers.cut_off(since.index));
         self.commit(change, ErrorSubject::Log(since)).await
     }
 
@@ -297,6 +298,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         mem.purged = Some(upto);
         mem.entries = mem.entries.split_off(&(upto.index + 1));
         mem.purge_owed = Some(upto);
+        self.peers.iter().for_each(|peers| peers.settled(upto.index));
         Ok(())
     }
 }

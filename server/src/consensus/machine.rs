@@ -18,12 +18,11 @@ use super::peers::Peers;
 use super::published::Published;
 use super::types::{Entry, LogId, Outcome, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 use crate::failure::{FailStop, Failure};
-use crate::fault;
+use crate::fault::{Fault, Faults};
 use crate::lease::{self, State};
 use crate::store::damaged;
 use crate::store::disk::Disk;
 use crate::store::snapshot::SnapshotDir;
-use crate::surroundings::Faults;
 
 /// The state machine of one node.
 pub struct Machine {
@@ -60,7 +59,7 @@ impl Machine {
         })
     }
 
-    /// Tells the door of every number that a received snapshot knows.
+    /// Tells the door of every number that was agreed upon: an applied entry's, and those that a received snapshot knows.
     #[must_use]
     pub fn telling(self, peers: Arc<Peers>) -> Self {
         Self { peers: Some(peers), ..self }
@@ -88,10 +87,12 @@ impl Machine {
         let outcome = match entry.payload {
             EntryPayload::Blank => Outcome::default(),
             EntryPayload::Membership(members) => {
-                if members.get_joint_config().len() > 1 && fault::is("die_in_joint") {
+                if members.get_joint_config().len() > 1 && self.faults.has(Fault::DieInJoint) {
                     std::process::abort();
                 }
-                self.published.write().note_nodes(members.nodes().map(|(id, _)| *id));
+                let ids = || members.nodes().map(|(id, _)| *id);
+                self.published.write().note_nodes(ids());
+                self.peers.iter().for_each(|peers| peers.were_used(ids()));
                 self.published.set_voters(members.get_joint_config().clone());
                 self.membership = StoredMembership::new(Some(entry.log_id), members);
                 Outcome::default()
@@ -103,7 +104,7 @@ impl Machine {
                     let mut state = self.published.write();
                     let mut events = Vec::new();
                     let term = entry.log_id.leader_id.term;
-                    let by_term = self.faults.terms_for_leaderships;
+                    let by_term = self.faults.has(Fault::TermsForLeaderships);
                     let commands = batch.0.into_iter().map(|proposal| match proposal.command {
                         Command::Lead { .. } if by_term => lease::Entry { index: term, proposal },
                         _ => lease::Entry { index, proposal },

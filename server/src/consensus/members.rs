@@ -18,6 +18,7 @@ use super::peers::Peers;
 use super::published::Published;
 use super::types::{Membership, Raft};
 use crate::failure::{Failure, Result};
+use crate::fault::Faults;
 use crate::store::identity::Member;
 
 /// The members, as some entry of this node's log has them.
@@ -56,6 +57,11 @@ impl Members {
 type Step = std::result::Result<(), String>;
 
 impl Consensus {
+    /// The rules that this node leaves out.
+    pub fn faults(&self) -> Faults {
+        self.faults
+    }
+
     /// Who belongs to the cluster, as this node's log has it.
     pub fn members(&self) -> Members {
         Members::of(self.raft.metrics().borrow().membership_config.membership())

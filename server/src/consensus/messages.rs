@@ -15,11 +15,11 @@ use super::codec::{
 };
 use super::peers::QuorumAge;
 use super::types::{AppendAnswer, AppendRequest, LogId, SnapshotAnswer, SnapshotRequest, Vote, VoteAnswer, VoteRequest};
-use crate::fault;
+use crate::fault::{Fault, Faults};
 use crate::store::damaged;
 
-pub fn quorum_age_from_wire(tells: bool, ms: Option<u64>) -> QuorumAge {
-    match (tells && !fault::is("contact_is_quorum"), ms) {
+pub fn quorum_age_from_wire(tells: bool, ms: Option<u64>, faults: Faults) -> QuorumAge {
+    match (tells && !faults.has(Fault::ContactIsQuorum), ms) {
         (false, _) => QuorumAge::Unsaid,
         (true, Some(ms)) => QuorumAge::Ago(Duration::from_millis(ms)),
         (true, None) => QuorumAge::Never,

@@ -57,12 +57,13 @@ use self::published::Published;
 use self::types::{Batch, Metrics, Raft};
 use crate::config::Token;
 use crate::failure::{FailStop, Failure, Result};
+use crate::fault::{Fault, Faults};
 use crate::lease::State;
 use crate::store::identity::{Identity, Member, damaged_dir};
 use crate::store::snapshot::SnapshotDir;
 use crate::store::writer::Writer;
 use crate::store::{Backend, Counts};
-use crate::surroundings::{Faults, Surroundings};
+use crate::surroundings::Surroundings;
 
 /// Directories of ours in the data directory, which must not be there without an identity.
 pub const DIRECTORIES: [&str; 2] = ["log", "snapshots"];
@@ -172,15 +173,15 @@ impl Consensus {
         if identity.formation.is_some() && !dir.join("log").exists() {
             return Err(damaged_dir(dir, "it has promised itself to a cluster and its log is missing"));
         }
-        let peers = Arc::new(Peers::new(identity, pace.election_max));
+        let faults = on.faults;
+        let peers = Arc::new(Peers::new(identity, pace.election_max, faults));
         let network = Network::new(peers.clone(), token, pace.heartbeat, on.dial.clone());
-        let faults = on.faults.in_this_build();
         let broken = |e: std::io::Error| storage_failure(dir, &e);
         let (log_dir, kind) = (dir.join("log"), identity.store);
         let opened = match on.disk.simulated(&log_dir) {
             Some(simulated) => simulated,
-            None if identity.is_unfinished() => kind.open_unfinished(&log_dir),
-            None => kind.open(&log_dir),
+            None if identity.is_unfinished() => kind.open_unfinished(&log_dir, faults),
+            None => kind.open(&log_dir, faults),
         };
         let mut backend = opened.map_err(broken)?;
         let counts = backend.counts();
@@ -196,13 +197,13 @@ impl Consensus {
         let published = machine.published();
         let voters = recovered.members().map_or_else(|| published.voters(), |members| members.get_joint_config().clone());
         // A control's numbers of leaderships are wrong only where a leader goes on in its term, which one of several never does.
-        let goes_on = faults.terms_for_leaderships || faults.counts_unwritten;
+        let goes_on = faults.has(Fault::TermsForLeaderships) || faults.has(Fault::CountsUnwritten);
         let recovered = if goes_on { recovered } else { recovered.stepped_back(identity.node, &voters) };
         let writer = on.disk.writer(backend, fail.clone()).map_err(|e| Failure::internal(format!("no thread: {e}")))?;
         let writer = Arc::new(writer);
-        let ahead = if faults.counts_unwritten { Ahead::new(pace.heartbeat) } else { network.ahead() };
+        let ahead = if faults.has(Fault::CountsUnwritten) { Ahead::new(pace.heartbeat) } else { network.ahead() };
         let log = match LogStore::new(recovered, writer.clone()).telling(peers.clone()) {
-            log if faults.terms_for_leaderships => log,
+            log if faults.has(Fault::TermsForLeaderships) => log,
             log => log.running_ahead(identity.node, published.clone(), ahead),
         };
         let config = Arc::new(raft_config(&pace)?);
@@ -299,7 +300,7 @@ impl Consensus {
 
     /// Confirms, with a quorum and after this call, that this node leads, and waits until its state goes that far (I5).
     pub async fn confirm(&self) -> std::result::Result<(), Unconfirmed> {
-        if self.faults.local_reads {
+        if self.faults.has(Fault::LocalReads) {
             return Ok(());
         }
         self.confirmer.confirm().await

@@ -10,7 +10,10 @@
 //! One exception, and why it is none to the promise: a node that was away while members came and went may know none of those
 //! that are there now, and would turn away the only ones who could tell it. So a number that it has *never heard of* is
 //! believed while it hears no leader at all. Whose votes and answers make a quorum is decided by who counts them, who asks
-//! members by their disks; the receiver's check is a second door.
+//! members by their disks; the receiver's check is a second door. *Heard of* is what was agreed upon, and what the log has now:
+//! an entry that another leader has cut off has made nobody a member, and its number may be given again, to another directory
+//! too. What the one in it was told meanwhile makes it nothing either: it learns until an agreed entry lets it vote, and whoever
+//! counts asks for the directory of the agreed one.
 //!
 //! It also remembers when a leader was last heard, what that said about its quorum, and who answered when.
 //! It does not know the network, and trusts what a stamp says: without TLS a name is only claimed.
@@ -23,7 +26,7 @@ use tokio::time::Instant;
 use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::wire;
 
-use crate::fault;
+use crate::fault::{Fault, Faults};
 use crate::store::identity::{Formation, Identity, Member};
 use crate::telemetry::Counter;
 
@@ -32,8 +35,10 @@ use crate::telemetry::Counter;
 struct Known {
     cluster: ClusterId,
     members: BTreeMap<NodeId, Member>,
-    /// Every number that this node has ever seen in a membership: one that is in no membership now was removed.
+    /// Every number that was agreed upon as a member's, as far as this node knows: one that is in no membership now was removed.
     seen: BTreeSet<NodeId>,
+    /// The numbers that entries of this node's log name, by their place in it. Agreed upon or not: until it is cut off there.
+    named: BTreeMap<u64, BTreeSet<NodeId>>,
 }
 
 impl Known {
@@ -42,7 +47,12 @@ impl Known {
             cluster: formation.cluster.clone(),
             members: formation.members.clone(),
             seen: formation.members.keys().copied().collect(),
+            named: BTreeMap::new(),
         }
+    }
+
+    fn has_heard_of(&self, node: NodeId) -> bool {
+        self.seen.contains(&node) || self.named.values().any(|ids| ids.contains(&node))
     }
 }
 
@@ -76,6 +86,7 @@ pub struct Peers {
     answered: Mutex<BTreeMap<NodeId, Instant>>,
     /// While no leader was heard for so long, a number that was never heard of is believed.
     out_of_touch: Duration,
+    faults: Faults,
     /// Why a message was turned away last.
     turned_away: Mutex<String>,
     /// How many were.
@@ -84,7 +95,7 @@ pub struct Peers {
 
 impl Peers {
     /// Of a node with this identity. `out_of_touch`: the election time-out.
-    pub fn new(identity: &Identity, out_of_touch: Duration) -> Self {
+    pub fn new(identity: &Identity, out_of_touch: Duration, faults: Faults) -> Self {
         let own = Member { addr: String::new(), disk: identity.data_dir.clone() };
         // A single node that was complete once is a cluster too.
         let alone = || Formation { cluster: identity.cluster.clone(), members: BTreeMap::from([(identity.node, own)]) };
@@ -96,6 +107,7 @@ impl Peers {
             heard: Mutex::new(None),
             answered: Mutex::default(),
             out_of_touch,
+            faults,
             turned_away: Mutex::default(),
             turned_away_count: Counter::default(),
         }
@@ -106,21 +118,43 @@ impl Peers {
         self.known.write().expect("nothing panics while it holds the members").get_or_insert_with(|| Known::new(formation));
     }
 
-    /// The log of this node has these members now; `used` are all numbers that any had.
+    /// The log of this node has these members now; `used` are all numbers that any had, as far as it has applied the log.
     pub fn members_are(&self, members: BTreeMap<NodeId, Member>, used: &BTreeSet<NodeId>) {
         let mut known = self.known.write().expect("nothing panics while it holds the members");
         let Some(known) = known.as_mut().filter(|_| !members.is_empty()) else { return };
-        known.seen.extend(members.keys().chain(used));
+        known.seen.extend(used);
         self.answered().retain(|id, _| members.contains_key(id));
         known.members = members;
     }
 
-    /// Some entry of this node's log, or a snapshot, names these numbers as members, or as former ones. The log itself is the
-    /// source, not the members of now: somebody may come and go between two looks at those, or before this node started.
+    /// A snapshot names these numbers as members, or as former ones: agreed upon.
     pub fn were_used(&self, ids: impl IntoIterator<Item = NodeId>) {
-        let mut known = self.known.write().expect("nothing panics while it holds the members");
-        if let Some(known) = known.as_mut() {
-            known.seen.extend(ids);
+        self.change(|known| known.seen.extend(ids));
+    }
+
+    /// The entry at that place of this node's log names these numbers as members. The log itself is the source, not the members of
+    /// now: somebody may come and go between two looks at those, or before this node started.
+    pub fn named_at(&self, index: u64, ids: impl IntoIterator<Item = NodeId>) {
+        self.change(|known| drop(known.named.insert(index, ids.into_iter().collect())));
+    }
+
+    /// From that place on the log was cut off: nothing there was ever agreed upon.
+    pub fn cut_off(&self, since: u64) {
+        self.change(|known| drop(known.named.split_off(&since)));
+    }
+
+    /// Up to that place the log is in a snapshot: all of it was agreed upon.
+    pub fn settled(&self, upto: u64) {
+        self.change(|known| {
+            let later = known.named.split_off(&(upto.saturating_add(1)));
+            let agreed = std::mem::replace(&mut known.named, later);
+            known.seen.extend(agreed.into_values().flatten());
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.known.write().expect("nothing panics while it holds the members").as_mut() {
+            change(known);
         }
     }
 
@@ -132,6 +166,11 @@ impl Peers {
     /// Where a member is reached.
     pub fn member(&self, node: NodeId) -> Option<Member> {
         self.read().as_ref().and_then(|known| known.members.get(&node).cloned())
+    }
+
+    /// Whether it is a member, with that directory.
+    pub fn is_member(&self, node: NodeId, disk: &str) -> bool {
+        self.read().as_ref().is_some_and(|known| known.members.get(&node).is_some_and(|member| self.is_of(member, disk)))
     }
 
     /// Where this node is reached, as the cluster has it; empty: it is a single node.
@@ -153,14 +192,18 @@ impl Peers {
         let known = self.read();
         let known = self.for_us(stamp, known.as_ref())?;
         match known.members.get(&stamp.node) {
-            Some(member) if member.disk == stamp.disk || fault::is("any_disk") => Ok(stamp.node),
+            Some(member) if self.is_of(member, &stamp.disk) => Ok(stamp.node),
+            // Only an entry that was not agreed upon names it: it may have been cut off elsewhere, and the number given anew.
+            Some(_) if !known.seen.contains(&stamp.node) && !stamp.disk.is_empty() && !self.heard_within(self.out_of_touch) => {
+                Ok(stamp.node)
+            }
             Some(member) => Err(format!(
                 "node {} has disk {}, the message is from disk {}: a wiped node is removed and added under a new id",
                 stamp.node,
                 member.disk,
                 short(&stamp.disk)
             )),
-            None if known.seen.contains(&stamp.node) => {
+            None if known.has_heard_of(stamp.node) => {
                 Err(format!("node {} was removed from cluster {}", stamp.node, known.cluster))
             }
             None if known.members.values().any(|member| member.disk == stamp.disk) || stamp.disk.is_empty() => {
@@ -211,6 +254,10 @@ impl Peers {
             ));
         }
         Ok(known)
+    }
+
+    fn is_of(&self, member: &Member, disk: &str) -> bool {
+        member.disk == disk || self.faults.has(Fault::AnyDisk)
     }
 
     fn answered(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {

@@ -17,6 +17,7 @@ pub(in crate::consensus) fn peers(node: NodeId, formation: Option<Formation>) ->
         heard: Mutex::new(None),
         answered: Mutex::default(),
         out_of_touch: TOUCH,
+        faults: Faults::default(),
         turned_away: Mutex::default(),
         turned_away_count: Counter::default(),
     }
@@ -106,6 +107,41 @@ fn a_number_that_the_log_has_ever_named_is_not_believed_again() {
     three.were_used([1, 2, 3, 7]);
     three.members_are(formed.members, &BTreeSet::new());
     assert!(three.check(Some(&stamp)).unwrap_err().contains("was removed"));
+}
+
+/// This node led and was cut off: its log names node 7, and that was never agreed upon.
+#[test]
+fn i7_a_number_whose_adding_was_cut_off_from_the_log_is_like_one_that_was_never_heard_of() {
+    let formed = formation();
+    let three = peers(3, Some(formed.clone()));
+    let from = |disk: &str| {
+        let members = BTreeMap::from([(7, Member { addr: "host:7".into(), disk: disk.into() })]);
+        let seven = Peers { disk: disk.into(), ..peers(7, Some(Formation { members, ..formed.clone() })) };
+        seven.stamp(3, "disk-3").unwrap()
+    };
+    let mut with_seven = formed.members.clone();
+    with_seven.insert(7, Member { addr: "host:7".into(), disk: "disk-7".into() });
+    three.named_at(5, [1, 2, 3, 7]);
+    three.members_are(with_seven.clone(), &BTreeSet::from([1, 2, 3]));
+    assert_eq!(three.check(Some(&from("disk-7"))), Ok(7));
+    assert_eq!(three.check(Some(&from("another"))), Ok(7), "the number may have been given anew since, and 7 leads");
+    three.heard(QuorumAge::Ago(Duration::ZERO));
+    assert!(three.check(Some(&from("another"))).is_err(), "its leader would have told it");
+    let three = Peers { heard: Mutex::new(None), ..three };
+    // Another leader cuts it off.
+    three.members_are(formed.members.clone(), &BTreeSet::from([1, 2, 3]));
+    assert!(three.check(Some(&from("disk-7"))).unwrap_err().contains("was removed"), "its log still names it");
+    three.cut_off(5);
+    assert_eq!(three.check(Some(&from("disk-7"))), Ok(7), "added again while this node was away, it may lead");
+
+    // What was agreed upon stays so, whatever is cut off behind it and whatever is forgotten of the log.
+    three.named_at(5, [1, 2, 3, 7]);
+    three.named_at(8, [1, 2, 3]);
+    three.settled(6);
+    three.cut_off(6);
+    assert!(three.check(Some(&from("disk-7"))).unwrap_err().contains("was removed"));
+    three.members_are(with_seven, &BTreeSet::from([1, 2, 3]));
+    assert!(three.check(Some(&from("another"))).unwrap_err().contains("wiped"), "and only its own directory counts");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::machine::Machine;
 use super::published::Published;
 use super::types::{Batch, Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use crate::failure::FailStop;
+use crate::fault::Faults;
 use crate::lease::State;
 use crate::store::identity::{Formation, Member};
 use crate::store::snapshot::SnapshotDir;
@@ -97,12 +98,19 @@ async fn i7_a_number_that_any_entry_of_the_log_names_is_not_believed_as_new_also
     let mut log = log.telling(before.clone());
     log.blocking_append([entry(0, &[1, 2, 3]), entry(1, &[1, 2, 3, 7]), entry(2, &[1, 2, 3])]).await.unwrap();
     assert!(before.check(Some(&stamp)).unwrap_err().contains("was removed"));
+    // Not if it never was agreed upon: another leader cuts it off.
+    log.truncate(log_id(1, 1, 1)).await.unwrap();
+    assert_eq!(before.check(Some(&stamp)), Ok(7));
+    log.blocking_append([entry(1, &[1, 2, 3, 7]), entry(2, &[1, 2, 3])]).await.unwrap();
     writer.stop();
 
     let (log, _, _) = open(Kind::default(), dir.path());
     let after = door();
-    let _log = log.telling(after.clone());
+    let mut log = log.telling(after.clone());
     assert!(after.check(Some(&stamp)).unwrap_err().contains("was removed"));
+    log.purge(log_id(1, 1, 1)).await.unwrap();
+    log.truncate(log_id(1, 1, 2)).await.unwrap();
+    assert!(after.check(Some(&stamp)).unwrap_err().contains("was removed"), "what a snapshot covers was agreed upon");
 
     // Or it was told by a snapshot, whose members are those that it knows.
     let (_, mut told, _) = open(Kind::default(), &dir.path().join("told"));
@@ -299,7 +307,7 @@ proptest! {
 }
 
 fn open(kind: Kind, dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
-    let mut backend = kind.open(&dir.join("log")).unwrap();
+    let mut backend = kind.open(&dir.join("log"), Faults::default()).unwrap();
     let recovered = Recovered::read(backend.load().unwrap()).unwrap();
     let writer = Arc::new(Writer::start(backend, FailStop::new()).unwrap());
     let machine = Machine::open(SnapshotDir::open(&dir.join("snapshots")).unwrap(), FailStop::new()).unwrap();
@@ -307,7 +315,7 @@ fn open(kind: Kind, dir: &Path) -> (LogStore, Machine, Arc<Writer>) {
 }
 
 fn load(kind: Kind, dir: &Path) -> Loaded {
-    kind.open(&dir.join("log")).unwrap().load().unwrap()
+    kind.open(&dir.join("log"), Faults::default()).unwrap().load().unwrap()
 }
 
 fn batch_entry(index: u64) -> Entry {

@@ -72,7 +72,8 @@ impl Leader {
         };
         let (host, boot) = (String::new(), "boot".to_owned());
         let new_session = session(n);
-        let open = OpenSession { side, host, ttl: Ttl::new(ttl), new_session, new_secret_digest, resume, boot };
+        let machine = String::new();
+        let open = OpenSession { side, host, ttl: Ttl::new(ttl), new_session, new_secret_digest, resume, boot, machine };
         let answer = self.apply(Command::OpenSession(open));
         assert!(matches!(answer, Answer::Opened { .. }), "{answer:?}");
         self.follow();

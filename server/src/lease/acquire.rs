@@ -125,6 +125,7 @@ impl State {
         let session = self.sessions.get_mut(&to.session).expect("only a live session is granted or queued");
         session.waiting.remove(id);
         session.held.insert(id.clone());
+        let kernel = session.kernel.clone();
         if self.cooling.remove(id) {
             self.timed += 1;
         }
@@ -136,7 +137,7 @@ impl State {
             Ahead::No | Ahead::HandedOver => None,
         };
         let note = to.note.clone();
-        let grant = tree.grant(to, context.at, ahead == Ahead::CameBack);
+        let grant = tree.grant(to, kernel, context.at, ahead == Ahead::CameBack);
         if let Some(back) = back {
             context.happened(Event { epoch: grant.epoch, run_start: grant.run_start, ..back });
         }

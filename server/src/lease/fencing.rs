@@ -18,6 +18,7 @@ use treelease_proto::time::{format_duration, millis};
 use treelease_proto::tree::FencedSide;
 
 use super::history::Context;
+use super::restarted::Kernel;
 use super::tree::{Fencing, TreeState};
 use super::{State, Tree, cut, ignore, no_such_tree, refuse};
 
@@ -42,8 +43,11 @@ pub struct Fenced {
     pub open: Vec<Open>,
     /// An attempt did something to it, or may have.
     pub touched: bool,
-    /// An operator has vouched that it may have its access back.
+    /// An operator has vouched that it may have its access back, or its machine was restarted since.
     pub unfence: bool,
+    /// Where that lease was written from, if known.
+    #[serde(default)]
+    pub kernel: Option<Box<Kernel>>,
 }
 
 /// An attempt of whose end nobody has told.
@@ -130,6 +134,11 @@ impl Tree {
         }
     }
 
+    /// Whether its unclean end is being fenced.
+    pub(super) fn is_fencing(&self, side: &SideName) -> bool {
+        self.fencing_of(side).is_some()
+    }
+
     /// What of that verb is to be run against that side now, under that leadership.
     fn fence_due(&self, side: &SideName, verb: Verb, under: Leadership) -> Option<FenceDue> {
         let fencing = self.fencing_of(side);
@@ -174,7 +183,7 @@ impl Tree {
     }
 
     /// About that side, instead of the lease as it stands.
-    fn fence_event(&self, kind: EventKind, of: &AttemptRef, reason: String, context: &Context) -> Event {
+    pub(super) fn fence_event(&self, kind: EventKind, of: &AttemptRef, reason: String, context: &Context) -> Event {
         Event { side: Some(of.side.clone()), session: None, epoch: of.epoch, reason, ..self.event(kind, context) }
     }
 
@@ -229,6 +238,7 @@ impl State {
         let Some(due) = due else {
             return ignore(format!("{} does not wait for attempt {} of `{agent}`", tree.name, of.number));
         };
+        let kernel = tree.fencing_of(&of.side).and_then(|fencing| fencing.ended.kernel.clone());
         let new = || Fenced {
             epoch: of.epoch,
             agent: agent.to_owned(),
@@ -238,6 +248,7 @@ impl State {
             open: Vec::new(),
             touched: false,
             unfence: false,
+            kernel: kernel.clone(),
         };
         let fenced = tree.fenced.entry(of.side.clone()).or_insert_with(new);
         if fenced.epoch != of.epoch {

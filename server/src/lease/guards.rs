@@ -5,10 +5,13 @@
 //! changed is none of the new one. *Why a number, not the mode:* from `enforce` to `observe` and back, an old word for `enforce`
 //! would say that nothing is in flight of what `observe` let through.
 //!
+//! A side that is gone for good never confirms: an operator says so ([`State::forget_side`]), and may, because what its guard let
+//! through went with it. One that comes back all the same says again that it has the tree mounted.
+//!
 //! It decides nothing about leases: those are granted in every mode, and I1 does not ask who obeys.
 
 use treelease_proto::command::{Answer, Event, EventKind};
-use treelease_proto::id::{SessionId, TreeId};
+use treelease_proto::id::{SessionId, SideName, TreeId};
 use treelease_proto::policy::{Mode, Policy};
 use treelease_proto::refusal::Code;
 use treelease_proto::tree::GuardOf;
@@ -18,6 +21,9 @@ use super::{State, Tree, ignore, no_such_tree, refuse};
 
 /// Sides remembered for one tree: as many as can queue for it.
 pub const GUARDS_MAX: usize = super::MAX_WAITERS;
+
+/// For the history.
+const ALL_OBEY: &str = "mode=enforce is obeyed by every side that ever mounted the tree";
 
 impl Tree {
     /// Its owner has decided anew.
@@ -38,6 +44,39 @@ impl Tree {
 }
 
 impl State {
+    /// The trees that wait for that side's word, or did.
+    pub(super) fn mounted_by(&self, side: &SideName) -> Vec<TreeId> {
+        self.trees.iter().filter(|(_, tree)| tree.guards.contains_key(side)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// A side is gone for good, says an operator.
+    pub(super) fn forget_side(&mut self, side: &SideName, reason: &str, context: &mut Context) -> Answer {
+        if let Some(session) = self.sides.get(side).and_then(|id| self.sessions.get(id)) {
+            let host = if session.host.is_empty() { "its host" } else { &session.host };
+            let why = format!(
+                "the daemon of {side} runs (on {host}): it is not gone; stop it there with `treelease down`, then try again"
+            );
+            return refuse(Code::Busy, why);
+        }
+        let mounted = self.mounted_by(side);
+        if mounted.is_empty() {
+            return refuse(Code::NotFound, format!("there is no side {side} that ever mounted a tree of this server"));
+        }
+        for id in mounted {
+            let Some(tree) = self.trees.get_mut(&id) else { continue };
+            let before = tree.all_obey();
+            tree.guards.remove(side);
+            let event = |tree: &Tree, reason| Event { reason, ..tree.event(EventKind::Policy, context) };
+            let mut happened =
+                vec![Event { side: Some(side.clone()), ..event(tree, format!("the side {side} is gone for good: {reason}")) }];
+            if tree.all_obey() && !before && tree.policy.mode == Mode::Enforce {
+                happened.push(event(tree, ALL_OBEY.to_owned()));
+            }
+            happened.into_iter().for_each(|event| context.happened(event));
+        }
+        Answer::Done
+    }
+
     /// A side has mounted the tree, or follows a changed mode.
     pub(super) fn obeys(&mut self, id: &TreeId, session: &SessionId, mode_no: u64, context: &mut Context) -> Answer {
         let Some(side) = self.sessions.get(session).map(|session| session.side.clone()) else {
@@ -63,8 +102,7 @@ impl State {
         // An older one than the present is kept too: that side has the tree mounted, and does not obey yet.
         tree.guards.insert(side, mode_no);
         if tree.all_obey() && !before && tree.policy.mode == Mode::Enforce {
-            let reason = "mode=enforce is obeyed by every side that ever mounted the tree".to_owned();
-            let event = Event { reason, ..tree.event(EventKind::Policy, context) };
+            let event = Event { reason: ALL_OBEY.to_owned(), ..tree.event(EventKind::Policy, context) };
             context.happened(event);
         }
         Answer::Done

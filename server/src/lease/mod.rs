@@ -15,6 +15,7 @@
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
 //! | `fencing`, `trials` | fence agents: attempts, their ends, and the sides that were fenced; trying one |
+//! | `restarted` | a fenced side whose machine was restarted is let in |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
@@ -34,6 +35,7 @@ mod nodes;
 mod queue;
 mod registry;
 mod replay;
+mod restarted;
 pub mod restore;
 mod retiring;
 mod session;
@@ -48,7 +50,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use treelease_proto::command::{Answer, Command, Event, Leadership, Proposal};
-use treelease_proto::id::{ClusterId, NodeId, RootId, SessionId, SideName, TreeId, TreeName};
+use treelease_proto::id::{ClusterId, NodeId, RequestKey, RootId, SessionId, SideName, TreeId, TreeName};
 use treelease_proto::refusal::{Code, Refusal};
 use treelease_proto::time::{Ttl, WallTime};
 
@@ -57,6 +59,7 @@ use replay::Replay;
 use trees::Trees;
 
 pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
+pub use restarted::Kernel;
 pub use retiring::{TOMBSTONES_MAX, Tombstone};
 pub use session::Session;
 pub use status::Holdings;
@@ -206,6 +209,7 @@ impl State {
         let answer = self.carry_out(entry.index, command, &mut context);
         for tree in &touched {
             self.settle(tree, &mut context);
+            self.let_in_the_restarted(tree, &mut context);
             self.index_fences(tree);
         }
         let mut events = context.into_events();
@@ -221,6 +225,11 @@ impl State {
         #[cfg(debug_assertions)]
         self.assert_invariants(command, &touched, &before);
         Applied { answer, events }
+    }
+
+    /// Whether a request with that key has its answer, as far as those are remembered.
+    pub fn has_answered(&self, key: &RequestKey) -> bool {
+        self.replay.get(key).is_some()
     }
 
     fn carry_out(&mut self, index: u64, command: &Command, context: &mut Context) -> Answer {
@@ -278,6 +287,7 @@ impl State {
             }
             Command::RestorePiece(piece) => self.restore_piece(piece, context),
             Command::EndRestore { id, next, decided_under } => self.end_restore(id, *next, *decided_under),
+            Command::ForgetSide { side, reason } => self.forget_side(side, reason, context),
             Command::RaiseEpoch { tree, above, reason } => self.raise_epoch(tree, *above, reason, context),
             Command::Obeys { tree, session, mode_no } => self.obeys(tree, session, *mode_no, context),
             Command::Report { lease, event, reason, count } => self.report(lease, *event, reason, *count, context),
@@ -317,11 +327,12 @@ impl State {
         match command {
             Command::Lead { .. }
             | Command::Found { .. }
-            | Command::OpenSession(_)
             | Command::RestorePiece(_)
             | Command::EndRestore { .. }
             | Command::RaiseTtl { .. }
             | Command::SettleTtl { .. } => Vec::new(),
+            Command::OpenSession(open) => self.shut_out_of(&open.side),
+            Command::ForgetSide { side, .. } => self.mounted_by(side),
             Command::CloseSession { session } | Command::ExpireSession { session, .. } | Command::EndCopied { session, .. } => {
                 match self.sessions.get(session) {
                     Some(session) => session.held.union(&session.waiting).cloned().collect(),

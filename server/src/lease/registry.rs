@@ -68,7 +68,8 @@ impl State {
         tree.last_epoch = above.max(Epoch::from_raw(1));
         let how = How::Takeover;
         let (epoch, host) = (tree.last_epoch, String::new());
-        let ended = Ended { epoch, side: None, host, session: None, place: None, active: true, how, marker: None };
+        let (side, session, place, marker, kernel) = (None, None, None, None, None);
+        let ended = Ended { epoch, side, host, session, place, active: true, how, marker, kernel };
         let length = length.saturating_add(tree.policy.grace);
         let why =
             format!("waits for the largest TTL and grace after the takeover from cluster {from} at epoch {}", tree.last_epoch);

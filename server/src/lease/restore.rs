@@ -203,7 +203,8 @@ impl State {
         }
         context.happened(Event { reason: why.clone(), side: side.clone(), ..tree.event(kind, context) });
         let length = ttl.get().saturating_add(tree.policy.grace);
-        let ended = Ended { epoch: to, side, host, session: None, place: None, active: true, how: How::Restored, marker: None };
+        let (session, place, marker, kernel) = (None, None, None, None);
+        let ended = Ended { epoch: to, side, host, session, place, active: true, how: How::Restored, marker, kernel };
         let cooling = format!("waits for the largest TTL and grace: {why}");
         tree.cool(ended, length, cooling.clone());
         context.happened(Event { reason: cooling, ..tree.event(EventKind::Cooling, context) });

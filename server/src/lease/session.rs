@@ -15,6 +15,7 @@ use treelease_proto::refusal::Code;
 use treelease_proto::time::{Ttl, WallTime, format_duration};
 
 use super::history::Context;
+use super::restarted::Kernel;
 use super::{COPIED_MAX, MAX_SESSIONS, State, cut, ignore, refuse};
 
 /// One run of a side's daemon; a resumed one goes on.
@@ -28,6 +29,9 @@ pub struct Session {
     pub(super) lowered_from: Option<Ttl>,
     pub(super) incarnation: u64,
     pub(super) boot: String,
+    /// Machine and boot, if the daemon knows its machine.
+    #[serde(default)]
+    pub(super) kernel: Option<Box<Kernel>>,
     pub(super) since: WallTime,
     pub(super) digest: Vec<u8>,
     /// Index: what it holds, so that a renewal need not look at all trees.
@@ -60,6 +64,10 @@ impl Session {
     /// The kernel's boot id.
     pub fn boot(&self) -> &str {
         &self.boot
+    }
+    /// Its daemon's machine; empty if that is not known.
+    pub fn machine(&self) -> &str {
+        self.kernel.as_ref().map_or("", |kernel| kernel.machine())
     }
     /// When it was opened.
     pub fn since(&self) -> WallTime {
@@ -123,6 +131,7 @@ impl State {
             lowered_from: None,
             incarnation: 1,
             boot: cut(&open.boot),
+            kernel: Kernel::of(open),
             since: context.at,
             digest: open.new_secret_digest.clone(),
             held: BTreeSet::new(),

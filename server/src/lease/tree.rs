@@ -28,6 +28,7 @@ use treelease_proto::tree::{End, Root, RootState, StateName};
 use super::fencing::Fenced;
 use super::history::Context;
 use super::queue::{Queue, Waiting};
+use super::restarted::Kernel;
 use super::trials::Trial;
 
 /// How a tree stands.
@@ -71,6 +72,9 @@ pub struct Held {
     pub after: End,
     /// The marker's lock, by the last `active`: the holder has it until nothing is unconfirmed, or its process is gone.
     pub marker: Option<MarkerLock>,
+    /// Its session's, if known: a fence ends with it.
+    #[serde(default)]
+    pub kernel: Option<Box<Kernel>>,
 }
 
 /// A lease that ended unclean.
@@ -93,6 +97,9 @@ pub struct Ended {
     pub how: How,
     /// The marker's lock that its holder said to have: who gets it is a witness of the holder's end.
     pub marker: Option<MarkerLock>,
+    /// The holder's, if known.
+    #[serde(default)]
+    pub kernel: Option<Box<Kernel>>,
 }
 
 impl Ended {
@@ -325,7 +332,7 @@ impl Tree {
     }
 
     /// Grants the tree. The caller has made sure of I2; the run goes on only on the same known kernel.
-    pub(super) fn grant(&mut self, to: Waiting, at: WallTime, comes_back: bool) -> Grant {
+    pub(super) fn grant(&mut self, to: Waiting, kernel: Option<Box<Kernel>>, at: WallTime, comes_back: bool) -> Grant {
         debug_assert!(self.held().is_none(), "I1");
         let epoch = self.last_epoch.next();
         let goes_on = |run: &Run| !run.closed && run.side == to.side && run.place.is_some() && run.place == to.place;
@@ -352,6 +359,7 @@ impl Tree {
             after: self.last_end,
             // A lock that an earlier lease had says nothing about this one.
             marker: None,
+            kernel,
         });
         self.as_grant().expect("it was granted just now")
     }
@@ -399,6 +407,7 @@ impl Tree {
             active: !held.at_rest || how == How::Surrendered,
             how,
             marker: held.marker.clone(),
+            kernel: held.kernel.clone(),
         };
         if how != How::Expired {
             self.close_run();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
 use super::{Backend, files};
+use crate::fault::Faults;
 
 /// Which backend keeps log and vote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +44,7 @@ impl Kind {
     }
 
     /// Opens the database in this directory, or makes one.
-    pub fn open(self, dir: &Path) -> io::Result<Box<dyn Backend>> {
-        let faults = Faults::from_env();
+    pub fn open(self, dir: &Path, faults: Faults) -> io::Result<Box<dyn Backend>> {
         Ok(match self {
             Kind::Sled => Box::new(SledBackend::open(dir)?.with_faults(faults)),
             Kind::Redb => Box::new(RedbBackend::open(dir, faults)?),
@@ -53,35 +53,17 @@ impl Kind {
 
     /// The same for a directory that has never been complete: what cannot be opened was cut off half made, and nobody has
     /// relied on it.
-    pub fn open_unfinished(self, dir: &Path) -> io::Result<Box<dyn Backend>> {
+    pub fn open_unfinished(self, dir: &Path, faults: Faults) -> io::Result<Box<dyn Backend>> {
         let read = |mut backend: Box<dyn Backend>| backend.load().map(|_| backend);
-        match self.open(dir).and_then(read) {
+        match self.open(dir, faults).and_then(read) {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!("{} was cut off while it was made ({e}); it is made anew", dir.display());
                 fs::remove_dir_all(dir)?;
                 files::sync_dir(dir.parent().unwrap_or(dir))?;
-                self.open(dir)
+                self.open(dir, faults)
             }
             opened => opened,
         }
-    }
-}
-
-/// Rules that a positive control switches off, to see the damage that they prevent. Nothing but a test sets one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Faults {
-    /// A commit is answered although nothing has told the disk to keep it.
-    pub no_sync: bool,
-}
-
-impl Faults {
-    /// As `TREELEASE_TEST_FAULT` names them. Debug builds only.
-    fn from_env() -> Self {
-        if !cfg!(debug_assertions) {
-            return Self::default();
-        }
-        let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
-        Self { no_sync: named.split(',').any(|name| name == "no_sync") }
     }
 }
 
@@ -93,7 +75,7 @@ mod tests {
     fn filled(kind: Kind, dir: &Path) {
         let puts = (0..50).map(|index| (index, vec![index as u8; 300])).collect();
         let change = WriteSet { puts, meta: vec![(Meta::Vote, b"mine".to_vec())], ..WriteSet::default() };
-        kind.open(dir).unwrap().commit(&change).unwrap();
+        kind.open(dir, Faults::default()).unwrap().commit(&change).unwrap();
     }
 
     /// The file that holds the records.
@@ -114,9 +96,9 @@ mod tests {
             let file = if kind == Kind::Sled { log.join("conf") } else { database(kind, &log) };
             let noise: Vec<u8> = fs::read(&file).unwrap().iter().map(|byte| byte ^ 0x5a).collect();
             fs::write(&file, noise).unwrap();
-            let refused = kind.open(&log).and_then(|mut backend| backend.load().map(drop));
+            let refused = kind.open(&log, Faults::default()).and_then(|mut backend| backend.load().map(drop));
             assert!(refused.is_err(), "{kind:?}");
-            let anew = kind.open_unfinished(&log).unwrap().load().unwrap();
+            let anew = kind.open_unfinished(&log, Faults::default()).unwrap().load().unwrap();
             assert!(anew.log.is_empty() && anew.meta.is_empty(), "{kind:?}");
         }
     }
@@ -127,14 +109,14 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let log = dir.path().join("log");
             filled(kind, &log);
-            let whole = kind.open(&log).unwrap().load().unwrap();
+            let whole = kind.open(&log, Faults::default()).unwrap().load().unwrap();
             let bytes = fs::read(database(kind, &log)).unwrap();
             let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
             for part in 0..8 {
                 let cut = dir.path().join(format!("cut-{part}"));
                 copy(&log, &cut);
                 fs::write(database(kind, &cut), &bytes[..used * part / 8]).unwrap();
-                if let Ok(read) = kind.open(&cut).and_then(|mut backend| backend.load()) {
+                if let Ok(read) = kind.open(&cut, Faults::default()).and_then(|mut backend| backend.load()) {
                     assert!(read.log.iter().all(|(index, record)| whole.log[index] == *record), "{kind:?} {part}");
                     assert!(read.meta.iter().all(|(meta, record)| whole.meta[meta] == *record), "{kind:?} {part}");
                 }

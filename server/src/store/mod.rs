@@ -20,6 +20,8 @@ pub mod record;
 mod redb;
 mod sled;
 pub mod snapshot;
+#[cfg(test)]
+mod suite;
 pub mod writer;
 
 use std::collections::BTreeMap;

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::redb::{Database, Error, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
-use super::kind::Faults;
 use super::{Backend, Counts, Loaded, Meta, WriteSet, damaged, files, record};
+use crate::fault::{Fault, Faults};
 
 /// The file's name.
 const FILE: &str = "redb";
@@ -102,7 +102,7 @@ impl RedbBackend {
         file.sync_all()?;
         files::sync_dir(dir)?;
         files::sync_dir(dir.parent().unwrap_or(dir))?;
-        watch.no_sync.store(faults.no_sync, Ordering::SeqCst);
+        watch.no_sync.store(faults.has(Fault::NoSync), Ordering::SeqCst);
         Ok(Self { db: opened, watch, path, counts: Arc::default() })
     }
 
@@ -185,36 +185,11 @@ fn to_io(error: impl Into<Error>) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::suite::put;
     use super::*;
-    use crate::store::VALUE_MAX;
 
     fn open(dir: &Path) -> RedbBackend {
         RedbBackend::open(dir, Faults::default()).unwrap()
-    }
-
-    fn put(index: u64, content: &str) -> WriteSet {
-        WriteSet { puts: vec![(index, content.into())], ..WriteSet::default() }
-    }
-
-    fn indexes(backend: &mut RedbBackend) -> Vec<u64> {
-        backend.load().unwrap().log.into_keys().collect()
-    }
-
-    #[test]
-    fn what_was_committed_is_there_after_a_reopen() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = open(dir.path());
-        for index in 0..20 {
-            backend.commit(&put(index, "x")).unwrap();
-        }
-        backend.commit(&WriteSet { truncate_from: Some(15), ..WriteSet::default() }).unwrap();
-        backend.commit(&WriteSet { purge_to: Some(4), meta: vec![(Meta::Purged, b"4".into())], ..WriteSet::default() }).unwrap();
-        backend.commit(&put(15, "y")).unwrap();
-        drop(backend);
-        let mut again = open(dir.path());
-        assert_eq!(indexes(&mut again), (5..=15).collect::<Vec<_>>());
-        assert_eq!(again.load().unwrap().log[&15], b"y");
-        assert_eq!(again.load().unwrap().meta[&Meta::Purged], b"4");
     }
 
     #[test]
@@ -225,7 +200,6 @@ mod tests {
         for index in 0..10 {
             backend.commit(&put(index, "x")).unwrap();
         }
-        assert_eq!(backend.counts().read(), (10, 10));
         let syncs = backend.watch.syncs.load(Ordering::SeqCst) - before;
         assert!((10..=20).contains(&syncs), "{syncs} syncs for 10 commits");
     }
@@ -237,22 +211,5 @@ mod tests {
         backend.watch.failing.store(true, Ordering::SeqCst);
         assert!(backend.commit(&put(0, "x")).is_err());
         assert_eq!(backend.counts().read(), (0, 0));
-    }
-
-    #[test]
-    fn a_value_over_the_limit_of_all_backends_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = open(dir.path());
-        assert!(backend.commit(&put(0, &"x".repeat(VALUE_MAX + 1))).is_err());
-        backend.commit(&put(0, &"x".repeat(VALUE_MAX))).unwrap();
-    }
-
-    #[test]
-    fn a_hole_in_the_log_is_damage() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = open(dir.path());
-        backend.commit(&put(1, "x")).unwrap();
-        backend.commit(&put(3, "x")).unwrap();
-        assert_eq!(backend.load().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

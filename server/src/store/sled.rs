@@ -20,8 +20,8 @@ use std::time::Duration;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use ::sled::{Batch, Config, Db, Mode, Tree};
 
-use super::kind::Faults;
 use super::{Backend, Counts, Loaded, Meta, VALUE_MAX, WriteSet, damaged, files, record};
+use crate::fault::{Fault, Faults};
 
 /// sled's page cache. The live log is in our own memory; sled is for recovery only.
 const CACHE: u64 = 32 * 1024 * 1024;
@@ -76,7 +76,7 @@ impl SledBackend {
 
     /// The same, perhaps with the rule left out that a test's control leaves out.
     pub fn with_faults(mut self, faults: Faults) -> Self {
-        self.no_sync = faults.no_sync;
+        self.no_sync = faults.has(Fault::NoSync);
         self
     }
 
@@ -210,15 +210,8 @@ fn to_io(error: ::sled::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::suite::{indexes, put};
     use super::*;
-
-    fn put(index: u64, content: &str) -> WriteSet {
-        WriteSet { puts: vec![(index, content.into())], ..WriteSet::default() }
-    }
-
-    fn indexes(backend: &mut SledBackend) -> Vec<u64> {
-        backend.load().unwrap().log.into_keys().collect()
-    }
 
     #[test]
     fn i7_full_pages_of_large_records_never_go_to_a_file_that_is_not_synced() {
@@ -238,33 +231,6 @@ mod tests {
     }
 
     #[test]
-    fn what_was_committed_is_there_after_a_reopen() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
-        for index in 0..20 {
-            backend.commit(&put(index, "x")).unwrap();
-        }
-        backend.commit(&WriteSet { truncate_from: Some(15), ..WriteSet::default() }).unwrap();
-        backend.commit(&WriteSet { purge_to: Some(4), meta: vec![(Meta::Purged, b"4".into())], ..WriteSet::default() }).unwrap();
-        backend.commit(&put(15, "y")).unwrap();
-        drop(backend);
-        let mut again = SledBackend::open(dir.path()).unwrap();
-        assert_eq!(indexes(&mut again), (5..=15).collect::<Vec<_>>());
-        assert_eq!(again.load().unwrap().log[&15], b"y");
-        assert_eq!(again.load().unwrap().meta[&Meta::Purged], b"4");
-    }
-
-    #[test]
-    fn every_commit_is_synced_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
-        for index in 0..10 {
-            backend.commit(&put(index, "x")).unwrap();
-        }
-        assert_eq!(backend.counts().read(), (10, 10));
-    }
-
-    #[test]
     fn a_commit_whose_sync_fails_is_no_commit() {
         let dir = tempfile::tempdir().unwrap();
         let mut backend = SledBackend::open(dir.path()).unwrap();
@@ -272,22 +238,5 @@ mod tests {
         backend.file = File::open("/dev/null").unwrap();
         assert!(backend.commit(&put(0, "x")).is_err());
         assert_eq!(backend.counts().read(), (0, 0));
-    }
-
-    #[test]
-    fn a_value_that_sled_would_not_sync_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
-        assert!(backend.commit(&put(0, &"x".repeat(VALUE_MAX + 1))).is_err());
-        backend.commit(&put(0, &"x".repeat(VALUE_MAX))).unwrap();
-    }
-
-    #[test]
-    fn a_hole_in_the_log_is_damage() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
-        backend.commit(&put(1, "x")).unwrap();
-        backend.commit(&put(3, "x")).unwrap();
-        assert_eq!(backend.load().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

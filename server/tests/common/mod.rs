@@ -150,6 +150,7 @@ pub fn open_session(side: &str, ttl: Duration) -> Command {
         new_secret_digest: vec![7; 32],
         resume: None,
         boot: "boot".into(),
+        machine: String::new(),
     })
 }
 

@@ -11,7 +11,7 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
-use super::Hangs;
+use super::hang::Hangs;
 use super::model::{Model, No};
 use super::pace::Pace;
 
@@ -22,7 +22,7 @@ const NO_HANDLE: FileHandle = FileHandle(0);
 const BLOCKS: u64 = 1 << 28;
 
 /// See the module.
-pub struct Face(pub Arc<Mutex<Model>>, pub Arc<Hangs>, pub Option<Arc<Pace>>);
+pub struct Face(pub Arc<Mutex<Model>>, pub Hangs, pub Option<Arc<Pace>>);
 
 impl Face {
     fn model(&self) -> MutexGuard<'_, Model> {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | files, names, what of them is only in the cache, and what a cut leaves | [`model`], which knows no kernel |
 //! | the same as a mounted filesystem | `face` |
+//! | its hanging, as a whole or in its syncs | `hang` |
 //! | one whose syncs take their time, hang or fail, and that counts what they have not confirmed | [`pace`] |
 //!
 //! Promises: a file's content is kept up to its last `fsync` or `fdatasync`, a name up to the last `fsync` of its directory; of
@@ -12,48 +13,26 @@
 //! nothing is answered, reading neither, until it goes on as if nothing had been.
 
 mod face;
+mod hang;
 pub mod model;
 pub mod pace;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use fuser::{BackgroundSession, Config, MountOption};
 
+use hang::Hangs;
+pub use hang::Hung;
 pub use model::{Left, Model};
 pub use pace::Pace;
 
 use crate::world::rng::Rng;
 
-/// Whether the disk hangs, and who waits for that to end.
-#[derive(Default)]
-struct Hangs(Mutex<bool>, Condvar);
-
-impl Hangs {
-    fn set(&self, hangs: bool) {
-        *self.0.lock().expect("nothing panics while it holds this") = hangs;
-        self.1.notify_all();
-    }
-
-    fn wait(&self) {
-        let hangs = self.0.lock().expect("nothing panics while it holds this");
-        drop(self.1.wait_while(hangs, |hangs| *hangs).expect("nothing panics while it holds this"));
-    }
-}
-
-/// A disk that hangs; it goes on when this is dropped. Whoever uses it cannot be killed before.
-pub struct Hung(Arc<Hangs>);
-
-impl Drop for Hung {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
 /// A mounted disk.
 pub struct Disk {
     model: Arc<Mutex<Model>>,
-    hangs: Arc<Hangs>,
+    hangs: Hangs,
     at: PathBuf,
     session: Option<BackgroundSession>,
 }
@@ -74,7 +53,7 @@ impl Disk {
         let model = Arc::new(Mutex::new(model));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("treelease-test-disk".into())];
-        let hangs = Arc::new(Hangs::default());
+        let hangs = Hangs::default();
         let face = face::Face(model.clone(), hangs.clone(), pace);
         let session = fuser::spawn_mount(face, at, &config).expect("a mount: it needs root and /dev/fuse");
         Disk { model, hangs, at: at.to_owned(), session: Some(session) }
@@ -82,8 +61,7 @@ impl Disk {
 
     /// It answers nobody any more.
     pub fn hang(&self) -> Hung {
-        self.hangs.set(true);
-        Hung(self.hangs.clone())
+        self.hangs.begin()
     }
 
     /// Where it is.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::hang::{Hangs, Hung};
 use super::model::No;
 use crate::hosts::Timer;
 
@@ -15,12 +16,12 @@ use crate::hosts::Timer;
 pub struct Pace {
     state: Mutex<State>,
     changed: Condvar,
+    hangs: Hangs,
 }
 
 #[derive(Default)]
 struct State {
     bytes_per_second: Option<u64>,
-    hangs: bool,
     fails: usize,
     /// One sync moves the disk's arm at a time.
     busy: bool,
@@ -66,9 +67,8 @@ impl Pace {
     }
 
     /// Syncs hang from now on, until the answer is dropped.
-    pub fn hang(&self) -> Hung<'_> {
-        self.state().hangs = true;
-        Hung(self)
+    pub fn hang(&self) -> Hung {
+        self.hangs.begin()
     }
 
     /// The next sync of something unconfirmed fails: its bytes are gone, and the one after it knows nothing of them.
@@ -93,13 +93,6 @@ impl Pace {
         state.seen.most = state.seen.most.max(state.unconfirmed);
     }
 
-    fn wait_while<'a>(&self, mut state: MutexGuard<'a, State>, is: impl Fn(&State) -> bool) -> MutexGuard<'a, State> {
-        while is(&state) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state
-    }
-
     /// Confirms what was written to the file by now.
     pub(super) fn sync(&self, file: u64, keep: impl FnOnce() -> Result<(), No>) -> Result<(), No> {
         let began = Timer::start();
@@ -109,9 +102,13 @@ impl Pace {
             // What comes meanwhile is the next sync's.
             let upto = of_file.confirmed + of_file.rest.len();
             state.seen.hanging += 1;
-            state = self.wait_while(state, |s| s.hangs);
+            drop(state);
+            self.hangs.wait();
+            state = self.state();
             state.seen.hanging -= 1;
-            state = self.wait_while(state, |s| s.busy);
+            while state.busy {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
             let of_file = state.files.entry(file).or_default();
             let bytes: u64 = of_file.rest.iter().take(upto.saturating_sub(of_file.confirmed)).map(|(bytes, _)| bytes).sum();
             if let Some(rate) = state.bytes_per_second {
@@ -141,15 +138,5 @@ impl Pace {
         }
         drop(state);
         keep()
-    }
-}
-
-/// Syncs hang as long as it lives.
-pub struct Hung<'a>(&'a Pace);
-
-impl Drop for Hung<'_> {
-    fn drop(&mut self) {
-        self.0.state().hangs = false;
-        self.0.changed.notify_all();
     }
 }

@@ -19,6 +19,7 @@ pub struct Side {
     endpoints: Vec<String>,
     ttl: String,
     fault: Option<String>,
+    machine: Option<String>,
     host: Option<Host>,
     user: Option<User>,
 }
@@ -39,6 +40,7 @@ impl Side {
             endpoints: endpoints.to_vec(),
             ttl: "2s".into(),
             fault: None,
+            machine: None,
             host: None,
             user: None,
         };
@@ -55,12 +57,18 @@ impl Side {
     }
 
     /// With a rule switched off in its guard, for a positive control: `no_stale`, `hold_back_events`,
-    /// `gate_open`, `no_lock`, `only_says_locked`, `resume_awake`, `guards_told`, `no_write_back`. Only debug builds know them. Before its daemon
+    /// `gate_open`, `no_lock`, `only_says_locked`, `resume_awake`, `guards_told`, `seeds_only`, `no_write_back`. Only debug builds know them. Before its daemon
     /// runs.
     #[must_use]
     pub fn fault(mut self, fault: &str) -> Side {
         self.fault = Some(fault.to_owned());
         self
+    }
+
+    /// On the machine with that id, in the boot with that one: by its daemon's word, for nothing here can be restarted. Before its daemon
+    /// runs, and again before it runs in another boot. Only debug builds listen.
+    pub fn boots(&mut self, machine: &str, boot: &str) {
+        self.machine = Some(format!("{machine}/{boot}"));
     }
 
     /// On a host of its own. Before anything of it runs.
@@ -144,6 +152,9 @@ impl Side {
             .current_dir(&self.dir);
         if let Some(fault) = &self.fault {
             command.env("TREELEASE_TEST_FAULT", fault);
+        }
+        if let Some(machine) = &self.machine {
+            command.env("TREELEASE_TEST_MACHINE", machine);
         }
         command
     }

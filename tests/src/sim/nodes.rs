@@ -17,9 +17,10 @@ use treelease_proto::time::WallTime;
 use treelease_server::config::Config;
 use treelease_server::consensus::events::Notice;
 use treelease_server::consensus::{Consensus, Pace};
+use treelease_server::fault::Faults;
 use treelease_server::node::Node;
 use treelease_server::store::disk::Disk;
-use treelease_server::surroundings::{Faults, Surroundings};
+use treelease_server::surroundings::Surroundings;
 
 use super::clock::NodeClock;
 use super::disk::NodeDisk;

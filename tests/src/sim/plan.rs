@@ -6,7 +6,7 @@ use std::time::Duration;
 use treelease_proto::policy::{Fence, Policy};
 use treelease_proto::time::Ttl;
 use treelease_server::consensus::Pace;
-use treelease_server::surroundings::Faults;
+use treelease_server::fault::{self, Faults};
 
 use crate::world::plan as cores;
 use crate::world::rng::Rng;
@@ -95,12 +95,14 @@ impl Fault {
 
     /// What the servers leave out.
     pub fn of_servers(self) -> Faults {
-        Faults {
-            local_reads: self == Fault::LocalReads,
-            timers_go_on: self == Fault::TimersGoOn,
-            terms_for_leaderships: self == Fault::TermsForLeaderships,
-            counts_unwritten: self == Fault::CountsUnwritten,
-        }
+        let fault = match self {
+            Fault::LocalReads => Some(fault::Fault::LocalReads),
+            Fault::TimersGoOn => Some(fault::Fault::TimersGoOn),
+            Fault::TermsForLeaderships => Some(fault::Fault::TermsForLeaderships),
+            Fault::CountsUnwritten => Some(fault::Fault::CountsUnwritten),
+            _ => None,
+        };
+        fault.into_iter().collect()
     }
 
     /// What a side leaves out.

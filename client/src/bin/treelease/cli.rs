@@ -140,6 +140,7 @@ pub enum Command {
     Break(commands::break_lease::BreakArgs),
     Fence(commands::fence::FenceArgs),
     Follow(commands::following::FollowArgs),
+    Side(commands::side::SideArgs),
     Logs(commands::logs::LogsArgs),
     Config(commands::config::ConfigArgs),
     Completion(commands::completion::CompletionArgs),
@@ -149,8 +150,6 @@ pub enum Command {
     Join(commands::later::LaterArgs),
     #[command(hide = true)]
     Serve(commands::later::LaterArgs),
-    #[command(hide = true)]
-    Side(commands::later::LaterArgs),
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Every sequence of commands around a fence agent, breadth first: an active holder has expired, its grace is over, another side
 //! waits, and the policy names an agent. Leaders change, agents succeed, fail, do nothing, and are heard of no more; persons vouch;
-//! the fenced side comes back; the tree is sealed and retired.
+//! the fenced side comes back, from the same boot of its machine, a later one, and from nobody knows where; the tree is sealed and
+//! retired.
 
 use super::explore::{Node, Walk, session, step, walk_from};
 use super::oracle::Oracle;
@@ -9,7 +10,7 @@ use super::*;
 /// How many commands long the sequences are, from the fence on: some seconds of a debug build.
 const DEPTH: usize = 9;
 /// How many situations there are then.
-const SITUATIONS: usize = 3_307;
+const SITUATIONS: usize = 10_467;
 
 /// The fence has begun to be waited for.
 fn fencing(fault: Fault) -> Node {
@@ -18,7 +19,7 @@ fn fencing(fault: Fault) -> Node {
     let mut node = Node { state: first.state, oracle: Oracle::default() };
     let way: [fn(&State) -> Command; 7] = [
         |_| Command::SetPolicy { tree: tree_id(1), policy: pairs(&[("fence", "exec:nas")]) },
-        |_| Command::OpenSession(open_of("a", session(0))),
+        |_| Command::OpenSession(OpenSession { machine: "m".into(), ..open_of("a", session(0)) }),
         |_| Command::OpenSession(open_of("b", session(1))),
         |_| Command::Acquire(Acquire { place: kernel("k"), ..acquire_of(&tree_id(1), &session(0)) }),
         |_| Command::Acquire(acquire_of(&tree_id(1), &session(1))),
@@ -45,6 +46,8 @@ fn alphabet(state: &State) -> Vec<Command> {
         Command::EndGrace { tree: tree.clone(), epoch, decided_under: leadership },
         Command::FenceConfirm { tree: tree.clone(), epoch, reason: reason() },
         Command::OpenSession(open_of("a", session(0))),
+        Command::OpenSession(OpenSession { machine: "m".into(), ..open_of("a", session(0)) }),
+        Command::OpenSession(OpenSession { machine: "m".into(), boot: "later".into(), ..open_of("a", session(0)) }),
         Command::Retire { tree: tree.clone(), epoch, reason: reason() },
         Command::SetRoot { tree: tree.clone(), root: root(1).id, epoch, state: RootState::Sealed, reason: reason() },
         Command::SetRoot { tree: tree.clone(), root: root(1).id, epoch, state: RootState::Live, reason: reason() },
@@ -118,6 +121,12 @@ fn i2_holds_in_every_sequence_of_commands_around_a_fence_agent() {
 fn control_the_walk_finds_a_result_that_counts_for_any_attempt() {
     let complaint = walk(Fault::AnyFenceResult).complaint.expect("a broken rule must be noticed");
     assert!(complaint.contains("I2"), "{complaint}");
+}
+
+#[test]
+fn control_the_walk_finds_a_side_that_is_let_in_though_its_machine_was_not_restarted() {
+    let complaint = walk(Fault::AnyKernelIsFresh).complaint.expect("a broken rule must be noticed");
+    assert!(complaint.contains("must not begin"), "{complaint}");
 }
 
 #[test]

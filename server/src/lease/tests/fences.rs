@@ -6,9 +6,15 @@ const DEADLINE: u64 = 30_000;
 
 /// `a` held it active and expired, its grace is over, `b` waits, and the policy names the agent `nas`.
 fn fencing() -> (World, SessionId) {
+    fencing_on("")
+}
+
+/// The same, `a` on that machine, in the boot `boot-a`.
+fn fencing_on(machine: &str) -> (World, SessionId) {
     let mut world = World::new();
     assert_eq!(world.set("fence", "exec:nas"), Answer::Done);
-    let (a, b) = (world.open("a", 1), world.open("b", 2));
+    let a = boots(&mut world, 1, machine, "boot-a");
+    let b = world.open("b", 2);
     world.granted(&a);
     world.queued(&b);
     world.expire(&a);
@@ -16,6 +22,13 @@ fn fencing() -> (World, SessionId) {
     assert_eq!(world.stands(), StateName::Fencing);
     assert!(world.status().why.contains("agent `nas`"), "{}", world.status().why);
     (world, b)
+}
+
+/// `a` opens a session there.
+fn boots(world: &mut World, session: u64, machine: &str, boot: &str) -> SessionId {
+    let open = OpenSession { machine: machine.into(), boot: boot.into(), ..open_of("a", session_id(session)) };
+    assert!(matches!(world.run(Command::OpenSession(open)), Answer::Opened { .. }));
+    session_id(session)
 }
 
 fn of(number: u32) -> AttemptRef {
@@ -314,4 +327,61 @@ fn a_trial_changes_nothing_but_the_history_and_there_is_one_at_a_time() {
     assert!(world.events[0].reason.contains("test: the agent succeeded: it answers"));
     assert_eq!((world.state.trials(), world.status().fenced), (vec![], vec![]));
     assert_eq!(world.release(&lease), Answer::Done);
+}
+
+#[test]
+fn i2_a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word_and_no_other_one() {
+    let (mut world, _) = fencing_on("m");
+    begin(&mut world, 1, Verb::Fence);
+    assert_eq!(end(&mut world, 1, Outcome::Succeeded), Answer::Done);
+    // The kernel that wrote, another machine, one that is not known, and a kernel of which there is a copy.
+    world.run(Command::OpenSession(OpenSession { boot: "copied".into(), ..open_of("c", session_id(3)) }));
+    world.run(Command::EndCopied { session: session_id(3), incarnation: 1 });
+    for (n, (machine, boot)) in
+        [("m", "boot-a"), ("n", "later"), ("", "later"), ("m", ""), ("m", "copied")].into_iter().enumerate()
+    {
+        let session = boots(&mut world, 10 + n as u64, machine, boot);
+        assert_eq!((world.kinds(), due(&world)), (vec![], vec![]), "{machine} {boot}");
+        assert_eq!(code(world.run(Command::Acquire(Acquire { no_wait: true, ..acquire_of(&tree_id(1), &session) }))), Code::Held);
+        world.run(Command::CloseSession { session });
+    }
+    let a = boots(&mut world, 20, "m", "later");
+    assert_eq!(world.kinds(), [EventKind::Fencing]);
+    assert!(world.events[0].reason.contains("its machine was restarted"), "{}", world.events[0].reason);
+    assert_eq!(due(&world), [(2, Verb::Unfence, 0)]);
+    assert_eq!(world.acquire(&a), Answer::Queued { place: 1, holder: world.status().holder }, "not before the agent has done it");
+    begin(&mut world, 2, Verb::Unfence);
+    // What has been shown stays shown, though its daemon goes.
+    world.expire(&a);
+    assert_eq!(end(&mut world, 2, Outcome::Failed), Answer::Done);
+    assert_eq!(due(&world), [(3, Verb::Unfence, 1)]);
+    begin(&mut world, 3, Verb::Unfence);
+    assert_eq!(end(&mut world, 3, Outcome::Succeeded), Answer::Done);
+    assert_eq!(world.kinds(), [EventKind::Unfenced]);
+    assert!(world.status().fenced.is_empty());
+}
+
+#[test]
+fn i2_a_restart_before_the_fence_is_done_lets_in_after_it_and_is_no_fence() {
+    let (mut world, b) = fencing_on("m");
+    begin(&mut world, 1, Verb::Fence);
+    boots(&mut world, 10, "m", "later");
+    assert_eq!((world.kinds(), world.stands(), due(&world)), (vec![], StateName::Fencing, vec![]));
+    assert_eq!(end(&mut world, 1, Outcome::Succeeded), Answer::Done);
+    assert_eq!(world.kinds(), [EventKind::Fenced, EventKind::Granted, EventKind::Fencing]);
+    assert_eq!((world.holder(), due(&world)), (Some(b), vec![(2, Verb::Unfence, 0)]));
+}
+
+#[test]
+fn i2_a_restart_lets_nobody_in_while_an_earlier_leaders_fence_may_still_act() {
+    let (mut world, _) = fencing_on("m");
+    begin(&mut world, 1, Verb::Fence);
+    lead(&mut world);
+    begin(&mut world, 2, Verb::Fence);
+    assert_eq!(end(&mut world, 2, Outcome::Succeeded), Answer::Done);
+    boots(&mut world, 10, "m", "later");
+    assert_eq!((world.kinds(), due(&world)), (vec![EventKind::Fencing], vec![]));
+    assert!(ignored(&begin(&mut world, 3, Verb::Unfence)));
+    assert_eq!(lapse(&mut world, 1), Answer::Done);
+    assert_eq!(due(&world), [(3, Verb::Unfence, 0)]);
 }

@@ -77,3 +77,33 @@ fn among_the_most_sides_that_are_kept_one_that_is_gone_and_obeys_makes_room() {
     let another = world.open("another", 1_001);
     assert_eq!(code(world.run(obeys(&another, 2))), Code::Limit, "of those that do not obey none is forgotten");
 }
+
+#[test]
+fn a_side_that_is_gone_for_good_is_let_go_by_an_operator_and_named_again_if_it_comes_back() {
+    let forget = |name: &str| Command::ForgetSide { side: side(name), reason: "scrapped".into() };
+    let mut world = World::new();
+    let other = world.add_tree(2, "other");
+    let (a, b) = (world.open("a", 1), world.open("b", 2));
+    for session in [&a, &b] {
+        world.run(obeys(session, 0));
+    }
+    world.run(Command::Obeys { tree: other.clone(), session: b.clone(), mode_no: 0 });
+    world.set("mode", "observe");
+    world.set("mode", "enforce");
+    world.run(obeys(&a, 2));
+    assert_eq!(missing(&world), ["b"]);
+    assert_eq!(code(world.run(forget("b"))), Code::Busy, "its daemon runs");
+    world.run(Command::CloseSession { session: b });
+    assert_eq!(code(world.run(forget("c"))), Code::NotFound);
+    assert_eq!(world.run(forget("b")), Answer::Done);
+    assert!(missing(&world).is_empty());
+    // Of each tree that it had mounted; of the first that it is complete now, too.
+    let about: Vec<(&str, Option<&str>)> =
+        world.events.iter().map(|e| (e.name.as_str(), e.side.as_ref().map(|s| s.as_str()))).collect();
+    assert_eq!(about, [("dev", Some("b")), ("dev", None), ("other", Some("b"))]);
+    assert!(world.events[0].reason.contains("scrapped") && world.events[1].reason.contains("obeyed by every side"));
+    assert_eq!(code(world.run(forget("b"))), Code::NotFound, "it is gone");
+    let again = world.open("b", 3);
+    world.run(obeys(&again, 1));
+    assert_eq!(missing(&world), ["b"]);
+}

@@ -54,6 +54,8 @@ pub(super) enum Fault {
     AnyFenceResult,
     /// That an agent has acted is forgotten: the side may be granted without having its access back.
     FenceForgotten,
+    /// A fenced side's every session shows that its mount is fresh.
+    AnyKernelIsFresh,
 }
 
 /// The TTL of every session here.
@@ -107,6 +109,7 @@ fn open_of(name: &str, session: SessionId) -> OpenSession {
         new_secret_digest: digest(name.as_bytes()),
         resume: None,
         boot: format!("boot-{name}"),
+        machine: String::new(),
     }
 }
 fn acquire_of(tree: &TreeId, session: &SessionId) -> Acquire {

@@ -15,6 +15,8 @@ struct Writer {
     session: SessionId,
     side: SideName,
     place: Option<Place>,
+    /// Machine and boot, if known.
+    kernel: Option<(String, String)>,
 }
 
 /// What a lease that ended without its holder's word may still do.
@@ -60,8 +62,10 @@ struct Shut {
     last: u32,
     /// It may be shut out.
     done: bool,
-    /// Somebody vouched that it may be let in.
+    /// Somebody vouched that it may be let in, or its machine was seen in a later boot.
     wish: bool,
+    /// Machine and boot of the lease that was fenced, if known.
+    kernel: Option<(String, String)>,
 }
 
 /// The books of all trees.
@@ -91,10 +95,16 @@ impl Oracle {
             let was = before.tree_status(id);
             let book = self.0.entry(id.clone()).or_insert_with(|| Book::begins(&now, command, after));
             book.command(id, command, answer, was.as_ref(), before)?;
-            book.look(id, command, &now).map_err(|e| format!("{}: {e}; {command:?} -> {answer:?}", now.name))?;
+            book.see_restarts(after);
+            book.look(id, command, &now, after).map_err(|e| format!("{}: {e}; {command:?} -> {answer:?}", now.name))?;
         }
         Ok(())
     }
+}
+
+fn kernel_of(session: &crate::lease::Session) -> Option<(String, String)> {
+    let known = !session.machine().is_empty() && !session.boot().is_empty();
+    known.then(|| (session.machine().to_owned(), session.boot().to_owned()))
 }
 
 impl Danger {
@@ -289,7 +299,9 @@ impl Book {
                 return Err(format!("{} is shut out for nothing", attempt.side));
             }
         }
-        let new = Shut { epoch: attempt.epoch.get(), ..Shut::default() };
+        let writer = self.danger.as_ref().filter(|d| d.is_of(&attempt.side)).and_then(|d| d.writer.as_ref());
+        let kernel = writer.and_then(|writer| writer.kernel.clone());
+        let new = Shut { epoch: attempt.epoch.get(), kernel, ..Shut::default() };
         let shut = self.shut.entry(attempt.side.clone()).or_insert_with(|| new.clone());
         if shuts && shut.epoch != new.epoch && !shut.done && shut.acting.is_empty() {
             *shut = new;
@@ -301,6 +313,15 @@ impl Book {
         shut.last = attempt.number;
         shut.acting.push((attempt.number, shuts, by));
         Ok(())
+    }
+
+    /// A later boot of the same machine: the kernel that wrote has ended.
+    fn see_restarts(&mut self, after: &State) {
+        for (side, shut) in &mut self.shut {
+            let Some((machine, boot)) = &shut.kernel else { continue };
+            let now = after.sessions().find(|(_, session)| session.side() == side).and_then(|(_, session)| kernel_of(session));
+            shut.wish |= now.is_some_and(|(now_machine, now_boot)| now_machine == *machine && now_boot != *boot);
+        }
     }
 
     fn must_hold(&self, lease: &LeaseRef) -> Result<(), String> {
@@ -318,7 +339,7 @@ impl Book {
     }
 
     /// Compares the read model with the book, and judges a grant.
-    fn look(&mut self, id: &TreeId, command: &Command, now: &TreeStatus) -> Result<(), String> {
+    fn look(&mut self, id: &TreeId, command: &Command, now: &TreeStatus, after: &State) -> Result<(), String> {
         let epoch = now.epoch.get();
         let new = self.is_new(now);
         if !new {
@@ -338,7 +359,8 @@ impl Book {
             return Err(format!("I1: epoch {} after {}", epoch, self.epoch));
         }
         let place = self.wished.remove(&holder.session).flatten();
-        let writer = Writer { session: holder.session.clone(), side: holder.side.clone(), place };
+        let kernel = after.session(&holder.session).and_then(kernel_of);
+        let writer = Writer { session: holder.session.clone(), side: holder.side.clone(), place, kernel };
         let same = |old: &Writer| old.side == writer.side && old.place.is_some() && old.place == writer.place;
         if let Some(shut) = self.shut.get(&writer.side).filter(|shut| shut.done || !shut.acting.is_empty()) {
             return Err(format!("I2: granted to {} that is fenced: {shut:?}", writer.side));

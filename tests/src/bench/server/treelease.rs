@@ -86,6 +86,7 @@ impl Service for Treelease {
             new_secret_digest: vec![1; 32],
             resume: None,
             boot: "bench".into(),
+            machine: String::new(),
         });
         match accepted(&servers[node], change).await? {
             Answer::Opened { session, incarnation, .. } => Ok(Client {

@@ -341,6 +341,7 @@ impl Side {
                 new_secret_digest: vec![1; 32],
                 resume: None,
                 boot: self.place.boot.clone(),
+                machine: String::new(),
             };
             let job = self.job(Command::OpenSession(open), Purpose::Open, rng.id());
             self.session_job = Some(job.clone());
