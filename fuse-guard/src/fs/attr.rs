@@ -1,13 +1,13 @@
 //! Attributes: getattr, setattr, access, statfs.
 
-use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, StatVfs, Statx, Timestamps, Uid};
+use rustix::fs::{Access, AtFlags, Gid, OFlags, StatVfs, Statx, Timestamps, Uid};
 
 use super::caching::Kept;
 use super::caller::Caller;
 use super::error::{Errno, Result};
 use super::inode::{Key, Node, ROOT, TYPE_BITS, stat_fd};
 use super::status_dir::StatusDir;
-use super::{Attributes, Fs, proc_path, reopen};
+use super::{Attributes, Fs, chmod, proc_path, reopen};
 use crate::gate::Standing;
 use crate::sync::Arc;
 
@@ -115,7 +115,7 @@ impl Fs {
             }
             if let Some(mode) = set.mode {
                 self.still_in_time(seen)?;
-                rustix::fs::chmod(proc_path(&node.fd), Mode::from_raw_mode(mode & 0o7777))?;
+                chmod(&node.fd, mode)?;
             }
             if let Some(size) = set.size {
                 self.truncate(&node, fh, size, seen)?;

@@ -27,6 +27,7 @@ use treelease_client::words::time::BootTime;
 
 use super::descriptors::Descriptors;
 use super::error::{Result, reason};
+use super::lacking::Lacking;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, lock};
 
 /// The root's id, by the protocol.
@@ -114,6 +115,8 @@ pub struct Node {
     asked: AtomicU64,
     /// The kernel may have pages of it that the storage has not taken.
     spoiled: AtomicBool,
+    /// Extended attributes that it is known not to have.
+    pub lacking: Lacking,
 }
 
 impl Node {
@@ -297,6 +300,7 @@ impl Nodes {
             fresh: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             spoiled: AtomicBool::new(false),
+            lacking: Lacking::default(),
         });
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
         table.by_id.insert(ROOT, node.clone());
@@ -379,6 +383,7 @@ impl Nodes {
             fresh: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             spoiled: AtomicBool::new(false),
+            lacking: Lacking::default(),
         });
         table.by_id.insert(id, node.clone());
         table.by_key.insert(key, id);

@@ -30,6 +30,7 @@ pub mod faults;
 pub mod handle;
 pub mod inode;
 pub mod io;
+mod lacking;
 pub mod names;
 mod revalidate;
 pub mod status_dir;
@@ -43,7 +44,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::{Mode as Bits, OFlags};
+use rustix::fs::{AtFlags, Mode as Bits, OFlags};
 use rustix::mount::OpenTreeFlags;
 use rustix::path::DecInt;
 use treelease_client::words::policy::Mode;
@@ -61,6 +62,7 @@ use error::{Errno, Result, reason};
 use faults::Faults;
 use handle::Handles;
 use inode::{Node, Nodes, ROOT};
+use lacking::Which;
 use status_dir::StatusDir;
 use write_back::WriteBack;
 use writers::Writers;
@@ -133,6 +135,15 @@ pub(crate) fn path_only(fd: &OwnedFd) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     // Kernels before 5.2 and some containers do not let us.
     rustix::mount::open_tree(fd, "", flags).or_else(|_| reopen(fd, OFlags::PATH))
+}
+
+/// chmod(2) of what a descriptor stands for.
+fn chmod(fd: &OwnedFd, mode: u32) -> Result<()> {
+    let mode = Bits::from_raw_mode(mode & 0o7777);
+    match own_descriptors() {
+        Some(own) => rustix::fs::chmodat(own, DecInt::new(fd.as_raw_fd()), mode, AtFlags::empty()),
+        None => rustix::fs::chmod(proc_path(fd), mode),
+    }
 }
 
 /// This process's descriptors by their numbers, as /proc has them; None where that cannot be opened.
@@ -224,6 +235,11 @@ impl Fs {
     /// Whether this standing is the holder's, so that what was revalidated under it may be believed.
     fn believes(&self, node: &Node, seen: &Standing) -> bool {
         node.is_fresh(seen.serial) && seen.caches(self.gate.now()) && !node.is_foreign()
+    }
+
+    /// Whether it is known that the node has no such attribute.
+    fn lacks(&self, node: &Node, which: Which, seen: &Standing) -> bool {
+        node.lacking.has_none(which, seen.serial) && self.believes(node, seen)
     }
 
     /// Revalidates a directory or file at the storage, where that was not done under this standing.

@@ -10,8 +10,9 @@ use super::attr::Attr;
 use super::caller::{Caller, own_mask};
 use super::error::{Errno, Result, reason};
 use super::inode::{Key, Node, ROOT, stat_fd};
+use super::lacking::{Asked, Which};
 use super::status_dir::{self, StatusDir};
-use super::{Entry, Fs, is_hidden, path_only, proc_path};
+use super::{Entry, Fs, chmod, is_hidden, path_only, proc_path};
 use crate::gate::Standing;
 use crate::sync::Arc;
 
@@ -30,12 +31,6 @@ pub struct Making {
     pub umask: u32,
     /// Of a device.
     pub rdev: u32,
-}
-
-/// The permissions of what is made in a directory: its default access control list takes the place of the caller's umask.
-fn mode_in(dir: &Node, making: Making) -> u32 {
-    let listed = rustix::fs::getxattr_query(proc_path(&dir.fd), DEFAULT_ACL).is_ok_and(|size| size > 0);
-    (if listed { making.mode } else { making.mode & !making.umask }) & 0o7777
 }
 
 impl Fs {
@@ -90,8 +85,8 @@ impl Fs {
     }
 
     fn enter(&self, fd: OwnedFd, dir: &Arc<Node>, name: &OsStr, seen: &Standing) -> Result<Entry> {
-        let holds = seen.caches(self.gate.now());
-        let mut stat = stat_fd(&fd, !holds)?;
+        // As the storage has it: what was revalidated under this standing does not come here.
+        let stat = stat_fd(&fd, true)?;
         if self.network && !self.believes_key(&stat, seen) {
             // The server may have given the number of a removed file to a new one: the node that we know is not this file then.
             self.nodes.drop_if_dead(Key::of(&stat));
@@ -99,18 +94,7 @@ impl Fs {
         let run = self.run_of(seen);
         self.settle_other_names(Key::of(&stat), dir, name, run);
         let node = self.nodes.enter(fd, &stat, dir, name, run);
-        if !holds {
-            node.set_fresh(seen.serial);
-        } else if !self.believes(&node, seen) {
-            match stat_fd(&node.fd, true) {
-                Ok(fresh) => stat = fresh,
-                Err(why) => {
-                    self.forget(node.id, 1);
-                    return Err(why);
-                }
-            }
-            node.set_fresh(seen.serial);
-        }
+        node.set_fresh(seen.serial);
         let attr = Attr::of(&node, &stat);
         Ok(Entry { node, attr, seen: *seen })
     }
@@ -131,24 +115,48 @@ impl Fs {
         Ok(dir)
     }
 
+    /// The permissions of what is made in a directory: its default access control list takes the place of the caller's umask.
+    fn mode_in(&self, dir: &Node, making: Making, seen: &Standing) -> u32 {
+        let masked = making.mode & !making.umask;
+        let listed = masked != making.mode && self.has_default_list(dir, seen);
+        (if listed { making.mode } else { masked }) & 0o7777
+    }
+
+    fn has_default_list(&self, dir: &Node, seen: &Standing) -> bool {
+        if self.lacks(dir, Which::DefaultList, seen) {
+            return false;
+        }
+        let (asked, believed) = (dir.lacking.asks(), self.believes(dir, seen));
+        match rustix::fs::getxattr_query(proc_path(&dir.fd), DEFAULT_ACL) {
+            Ok(size) => size > 0,
+            Err(why) => {
+                if believed && matches!(why, Errno::NODATA | Errno::OPNOTSUPP) {
+                    dir.lacking.found_none(Which::DefaultList, asked, seen.serial);
+                }
+                false
+            }
+        }
+    }
+
     fn new_name(&self, parent: u64, name: &OsStr) -> Result<()> {
         if is_hidden(name) || (parent == ROOT && name == status_dir::NAME) { Err(reason::OURS) } else { Ok(()) }
     }
 
     /// Finds what was just made, and gives it the permissions that a second mask took from it.
     pub(super) fn made(&self, dir: &Arc<Node>, name: &OsStr, mode: u32, mask: u32, seen: &Standing) -> Result<Entry> {
+        let fd = self.open_path(dir, name)?;
         if mode & mask & 0o777 != 0 {
-            let fd = rustix::fs::openat(&dir.fd, name, PATH, Mode::empty())?;
             self.unmask(&fd, mode, seen)?;
         }
-        self.find(dir, name, seen)
+        self.unfinished.seen(dir, name);
+        self.enter(fd, dir, name, seen)
     }
 
     /// Gives what was just made all of its permissions. If the time is up meanwhile nothing more is changed (I4), and that is no
     /// error here: the call is late as a whole, and is told so.
     fn unmask(&self, fd: &OwnedFd, mode: u32, seen: &Standing) -> Result<()> {
         match self.still_in_time(seen) {
-            Ok(()) => rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777)),
+            Ok(()) => chmod(fd, mode),
             Err(_) => Ok(()),
         }
     }
@@ -157,7 +165,7 @@ impl Fs {
     pub fn mkdir(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (mode_in(&dir, making), own_mask());
+        let (mode, mask) = (self.mode_in(&dir, making, seen), own_mask());
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
@@ -170,7 +178,7 @@ impl Fs {
     pub fn mknod(&self, who: Caller, seen: &Standing, parent: u64, name: &OsStr, making: Making) -> Result<Entry> {
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (mode_in(&dir, making), own_mask());
+        let (mode, mask) = (self.mode_in(&dir, making, seen), own_mask());
         let major = (making.rdev >> 8) & 0xfff;
         let minor = (making.rdev & 0xff) | ((making.rdev >> 12) & 0xfff00);
         let kind = FileType::from_raw_mode(making.mode);
@@ -193,7 +201,7 @@ impl Fs {
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::symlinkat(target, &dir.fd, name)?;
-        let entry = self.find(&dir, name, seen)?;
+        let entry = self.made(&dir, name, 0, 0, seen)?;
         self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
         Ok(entry)
     }
@@ -324,7 +332,7 @@ impl Fs {
         }
         self.new_name(parent, name)?;
         let dir = self.dir_to_change(who, parent, seen)?;
-        let (mode, mask) = (mode_in(&dir, making), own_mask());
+        let (mode, mask) = (self.mode_in(&dir, making, seen), own_mask());
         let asked = OFlags::from_bits_retain(flags as u32);
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
@@ -337,6 +345,7 @@ impl Fs {
                 }
                 self.unfinished.seen(&dir, name);
                 let entry = self.enter(path_only(&fd)?, &dir, name, seen)?;
+                entry.node.lacking.found_none(Which::Capability, Asked::AT_BIRTH, seen.serial);
                 self.dirty.wrote(&entry.node, 0);
                 self.authors.wrote(who.pid, entry.node.key, seen.epoch, true, self.gate.now());
                 match self.add_handle(&entry.node, fd, asked, seen) {

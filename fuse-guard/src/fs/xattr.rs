@@ -6,12 +6,15 @@ use rustix::fs::XattrFlags;
 
 use super::caller::Caller;
 use super::error::{Errno, Result};
+use super::inode::Node;
+use super::lacking::Which;
 use super::status_dir::StatusDir;
 use super::{Fs, proc_path};
 use crate::gate::Standing;
 
 /// The largest value or list that Linux has.
 const XATTR_MAX: usize = 64 << 10;
+const CAPABILITY: &str = "security.capability";
 
 impl Fs {
     /// getxattr(2): the whole value.
@@ -20,7 +23,24 @@ impl Fs {
             return Err(Errno::NODATA);
         }
         let node = self.nodes.get(id)?;
-        self.freshen_open(&node)?;
+        if name != CAPABILITY {
+            return self.getxattr_below(who, &node, name);
+        }
+        // The kernel's question before it lets a file be written.
+        let seen = self.gate.standing();
+        if self.lacks(&node, Which::Capability, &seen) {
+            return Err(Errno::NODATA);
+        }
+        let (asked, believed) = (node.lacking.asks(), self.believes(&node, &seen));
+        let found = self.getxattr_below(who, &node, name);
+        if believed && found == Err(Errno::NODATA) {
+            node.lacking.found_none(Which::Capability, asked, seen.serial);
+        }
+        found
+    }
+
+    fn getxattr_below(&self, who: Caller, node: &Node, name: &OsStr) -> Result<Vec<u8>> {
+        self.freshen_open(node)?;
         let _acting = self.act(who)?;
         whole(|buf| rustix::fs::getxattr(proc_path(&node.fd), name, buf))
     }
@@ -42,7 +62,9 @@ impl Fs {
         self.settle_to_change(who, &node, seen)?;
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
-        rustix::fs::setxattr(proc_path(&node.fd), name, value, XattrFlags::from_bits_retain(flags as u32))
+        let set = rustix::fs::setxattr(proc_path(&node.fd), name, value, XattrFlags::from_bits_retain(flags as u32));
+        node.lacking.changed();
+        set
     }
 
     /// removexattr(2).
@@ -51,7 +73,9 @@ impl Fs {
         self.settle_to_change(who, &node, seen)?;
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
-        rustix::fs::removexattr(proc_path(&node.fd), name)
+        let removed = rustix::fs::removexattr(proc_path(&node.fd), name);
+        node.lacking.changed();
+        removed
     }
 }
 

@@ -55,7 +55,7 @@ pub fn measure(settings: &Settings, ground: &Ground) -> anyhow::Result<String> {
     let places = Places::new(settings, ground)?;
     let tracer = Tracer::new(ground).inspect_err(|why| say(format!("requests are not counted: {why:#}"))).ok();
     let n = places.list.len();
-    let mut found: Vec<Found> = workloads::all(&material)
+    let mut found: Vec<Found> = workloads::chosen(workloads::all(&material), &settings.rows)?
         .into_iter()
         .map(|workload| Found { workload, seconds: vec![Samples::default(); n], counts: vec![Counts::default(); n] })
         .collect();

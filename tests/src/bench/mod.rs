@@ -73,6 +73,8 @@ pub struct Settings {
     pub quick: bool,
     /// Lease servers of how many nodes.
     pub nodes: Vec<usize>,
+    /// Only the guard's rows with one of these words in their names; empty: all.
+    pub rows: Vec<String>,
     /// An existing directory to work in, instead of a filesystem of our own.
     pub backing: Option<PathBuf>,
 }

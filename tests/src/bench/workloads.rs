@@ -37,9 +37,17 @@ pub struct Workload {
     pub act: fn(&Material, &Place, &mut dyn Timed) -> anyhow::Result<()>,
     /// What it is to reach through the guard.
     pub goal: Goal,
+    /// It works with what the row before it has left.
+    pub follows: bool,
 }
 
 impl Workload {
+    /// Works with what the row before it has left.
+    fn following(mut self) -> Workload {
+        self.follows = true;
+        self
+    }
+
     /// With a goal of so many times the bare directory's time.
     fn within(mut self, bare: f64) -> Workload {
         self.goal.bare = Some(bare);
@@ -67,7 +75,7 @@ pub fn all(material: &Material) -> Vec<Workload> {
     let s = material.sizes;
     let reads = s.random_mib * MIB / PAGE;
     let goal = Goal::default();
-    let row = |name: String, unit, amount: usize, act| Workload { name, unit, amount: amount as f64, act, goal };
+    let row = |name: String, unit, amount: usize, act| Workload { name, unit, amount: amount as f64, act, goal, follows: false };
     let directories = 1 + s.repository.div_ceil(FILES_PER_PART) + s.repository.div_ceil(FILES_PER_GROUP);
     vec![
         row(
@@ -87,7 +95,9 @@ pub fn all(material: &Material) -> Vec<Workload> {
             write_whole,
         )
         .within(1.4),
-        row("sequential read 1 MiB of it, FUSE cache cold".into(), Megabytes, s.sequential_mib * MIB, read_whole).within(1.5),
+        row("sequential read 1 MiB of it, FUSE cache cold".into(), Megabytes, s.sequential_mib * MIB, read_whole)
+            .within(1.5)
+            .following(),
         row(format!("SQLite, WAL, synchronous=NORMAL, {} transactions", s.wal), PerSecond, s.wal, sqlite_wal).within(3.1),
         row(
             format!("SQLite, rollback journal, synchronous=FULL, {} transactions", s.rollback),
@@ -97,17 +107,33 @@ pub fn all(material: &Material) -> Vec<Workload> {
         )
         .within(1.3),
         row(format!("git clone --no-local, {} files", s.repository), Time, 1, git_clone).within(5.5),
-        row(format!("git status, warm (one of {})", s.repeats), Time, s.repeats, git_status).within(1.3).asking(
-            1.0,
-            "directory",
-            directories * s.repeats,
-        ),
+        row(format!("git status, warm (one of {})", s.repeats), Time, s.repeats, git_status)
+            .within(1.3)
+            .asking(1.0, "directory", directories * s.repeats)
+            .following(),
         row(format!("find and stat of the clone, warm (one of {})", s.repeats), Time, s.repeats, find_and_stat)
             .within(1.0)
-            .asking(0.05, "file", s.repository * s.repeats),
+            .asking(0.05, "file", s.repository * s.repeats)
+            .following(),
         row(format!("tar -x of {} small files", s.archive), Time, 1, unpack).within(9.0).asking(12.0, "file", s.archive),
-        row("rm -rf of them".into(), Time, 1, remove).within(5.5),
+        row("rm -rf of them".into(), Time, 1, remove).within(5.5).following(),
     ]
+}
+
+/// Those with one of these words in their names, and before each the rows that it follows; with no word, all.
+pub fn chosen(all: Vec<Workload>, words: &[String]) -> anyhow::Result<Vec<Workload>> {
+    let mut kept: Vec<Workload> = Vec::new();
+    for workload in all.into_iter().rev() {
+        let needed = kept.last().is_some_and(|last| last.follows);
+        if needed || words.is_empty() || words.iter().any(|word| workload.name.contains(word.as_str())) {
+            kept.push(workload);
+        }
+    }
+    if kept.is_empty() {
+        anyhow::bail!("--rows: no workload has any of these words in its name: {}", words.join(", "));
+    }
+    kept.reverse();
+    Ok(kept)
 }
 
 /// Makes what is there before the first round.
@@ -267,4 +293,31 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(&std::fs::DirEntry) -> std::io::Result
 fn gone(path: &Path) -> std::io::Result<()> {
     let result = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
     result.or_else(|why| if why.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(why) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(words: &[&str]) -> anyhow::Result<Vec<String>> {
+        let row = |name: &str, follows| Workload {
+            name: name.into(),
+            unit: Unit::Time,
+            amount: 1.0,
+            act: remove,
+            goal: Goal::default(),
+            follows,
+        };
+        let all = vec![row("write it", false), row("read it", true), row("read it again", true), row("unpack", false)];
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        Ok(chosen(all, &words)?.into_iter().map(|row| row.name).collect())
+    }
+
+    #[test]
+    fn a_row_that_is_chosen_brings_those_along_that_it_works_with() {
+        assert_eq!(rows(&[]).unwrap().len(), 4);
+        assert_eq!(rows(&["again"]).unwrap(), ["write it", "read it", "read it again"]);
+        assert_eq!(rows(&["write", "unpack"]).unwrap(), ["write it", "unpack"]);
+        assert!(rows(&["nothing"]).unwrap_err().to_string().contains("nothing"));
+    }
 }

@@ -53,6 +53,9 @@ struct Args {
     /// Lease servers of how many nodes
     #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: Vec<u8>,
+    /// Of the guard's workloads those with one of these words in their names, and what they work with [default: all]
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
     /// Work in this directory instead of on a filesystem made for it
     #[arg(long, value_name = "DIR")]
     backing: Option<PathBuf>,
@@ -66,11 +69,15 @@ fn main() -> anyhow::Result<()> {
     if args.write && (args.quick || cfg!(debug_assertions)) {
         bail!("--write: neither small sizes nor a debug build give numbers worth keeping");
     }
+    if args.write && !args.rows.is_empty() {
+        bail!("--write: the table would lose the rows that --rows leaves out");
+    }
     let settings = Settings {
         rounds: args.rounds.into(),
         rivals: rivals(args.rivals)?,
         quick: args.quick,
         nodes: args.nodes.into_iter().map(usize::from).collect(),
+        rows: args.rows,
         backing: args.backing,
     };
     let ground = Ground::new(&settings)?;
