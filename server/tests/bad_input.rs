@@ -25,10 +25,12 @@ use treelease_proto::id::{ClusterId, RequestKey, SessionId, TreeId};
 use treelease_proto::wire;
 use watched::{Cluster, add_tree};
 
-const LEASE: [&str; 7] = ["Do", "Renew", "Status", "History", "Watch", "Backup", "ChangeMembers"];
-const RAFT: [&str; 7] = ["Hello", "Promise", "Append", "Vote", "Snapshot", "Forward", "TakeOver"];
+const LEASE: [&str; 8] = ["Do", "Renew", "Renewals", "Status", "History", "Watch", "Backup", "ChangeMembers"];
+const RAFT: [&str; 8] = ["Hello", "Promise", "Append", "Vote", "Snapshot", "Forward", "ForwardRenewals", "TakeOver"];
 /// As `server/src/api` has it.
 const MESSAGE_MAX: usize = 64 * 1024;
+/// Renewals in one message, as `server/src/consensus/relay.rs` has it.
+const IN_MESSAGE_MAX: usize = 256;
 
 fn path_of(method: usize) -> String {
     match method {
@@ -71,6 +73,8 @@ fn meaning(method: usize, message: &[u8]) -> Meaning {
         "Backup" if read::<wire::BackupRequest>(message).is_some() => Meaning::Word,
         "Watch" | "Backup" => Meaning::None,
         "Renew" => harmless(read::<wire::RenewRequest>(message).is_some_and(|r| r.cluster.is_empty())),
+        // One that fails, fails by itself.
+        "Renewals" => harmless(read::<wire::RenewalsAsked>(message).is_some_and(|m| m.asked.len() <= IN_MESSAGE_MAX)),
         "Status" => harmless(read::<wire::StatusRequest>(message).is_some()),
         "History" if read::<wire::HistoryRequest>(message).is_some() => Meaning::Harmless,
         "History" => Meaning::None,
@@ -103,6 +107,7 @@ fn proper(method: usize, cluster: &Cluster) -> Vec<u8> {
             let session = SessionId::random().to_string();
             wire::RenewRequest { session, number: 1, ..Default::default() }.encode_to_vec()
         }
+        "Renewals" => wire::RenewalsAsked { asked: vec![renewal_of_nobody(); 3] }.encode_to_vec(),
         "History" => wire::HistoryRequest { tree: "dev".into(), limit: 3 }.encode_to_vec(),
         "Watch" => wire::WatchRequest { since: 1, trees: vec!["dev".into()] }.encode_to_vec(),
         "ChangeMembers" => {
@@ -120,9 +125,15 @@ fn proper(method: usize, cluster: &Cluster) -> Vec<u8> {
             let call = Some(wire::forward_request::Call::Do(do_request(&open_session("pod", Duration::from_secs(9)))));
             wire::ForwardRequest { stamp, limit_ms: u64::MAX, call }.encode_to_vec()
         }
+        "ForwardRenewals" => wire::RenewalsForwarded { stamp, asked: vec![renewal_of_nobody(); 3] }.encode_to_vec(),
         "TakeOver" => wire::TakeOverRequest { stamp }.encode_to_vec(),
         _ => Vec::new(),
     }
+}
+
+fn renewal_of_nobody() -> wire::RenewalAsked {
+    let renewal = wire::RenewRequest { session: SessionId::random().to_string(), number: 1, ..Default::default() };
+    wire::RenewalAsked { tag: 7, limit_ms: 9, renewal: Some(renewal) }
 }
 
 /// How a message is put on its way.
@@ -173,6 +184,10 @@ fn send(
 
 /// What a whole body means: its first message counts.
 fn of_body(method: usize, body: &[u8]) -> Meaning {
+    if body.is_empty() && path_of(method).ends_with("Renewals") {
+        // A call that could have brought many, and brings none.
+        return Meaning::Harmless;
+    }
     let Some((head, rest)) = body.split_at_checked(5) else { return Meaning::None };
     let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
     match rest.get(..length) {
@@ -281,6 +296,9 @@ fn fields_that_are_too_large_too_many_or_too_deep_are_refused() {
         (lease, "Do", piece(32 * 1024 + 1)),
         (lease, "Do", deep.clone()),
         (lease, "Renew", deep.clone()),
+        (lease, "Renewals", deep.clone()),
+        (lease, "Renewals", wire::RenewalsAsked { asked: vec![renewal_of_nobody(); IN_MESSAGE_MAX + 1] }.encode_to_vec()),
+        (lease, "Renewals", vec![0; MESSAGE_MAX + 1]),
         (lease, "Watch", wire::WatchRequest { since: 0, trees: vec![String::new(); 1_001] }.encode_to_vec()),
         (lease, "Watch", wire::WatchRequest { since: 0, trees: vec![String::new(); 30_000] }.encode_to_vec()),
         (lease, "ChangeMembers", {
@@ -290,6 +308,8 @@ fn fields_that_are_too_large_too_many_or_too_deep_are_refused() {
         (raft, "Append", append),
         (raft, "Append", vec![0; 9 << 20]),
         (raft, "Vote", deep.clone()),
+        (raft, "ForwardRenewals", deep.clone()),
+        (raft, "ForwardRenewals", vec![0; 9 << 20]),
         (raft, "Hello", deep),
     ];
     for node in 0..3 {

@@ -87,6 +87,12 @@ fn what_no_member_has_said_or_nobody_can_have_counted_is_turned_away_and_the_ter
                         .encode_to_vec(),
                 ),
                 ("Forward", wire::ForwardRequest { stamp: stamp.clone(), limit_ms: 1_000, call }.encode_to_vec()),
+                ("ForwardRenewals", {
+                    let session = cluster.session.to_string();
+                    let renewal = Some(wire::RenewRequest { session, incarnation: 1, number: 1 << 40, ..Default::default() });
+                    let asked = vec![wire::RenewalAsked { tag: 1, limit_ms: 0, renewal }];
+                    wire::RenewalsForwarded { stamp: stamp.clone(), asked }.encode_to_vec()
+                }),
                 ("TakeOver", wire::TakeOverRequest { stamp: stamp.clone() }.encode_to_vec()),
             ];
             for (method, message) in messages {

@@ -17,17 +17,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
+use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
-use crate::session::{Answered, Renewal};
-use crate::words::command::{Answer, Command, Event, HeldPair};
+use crate::words::command::{Answer, Command, Event};
 use crate::words::convert::BadMessage;
 use crate::words::id::{ClusterId, RequestKey, TreeId};
 use crate::words::refusal::{Code, Refusal};
-use crate::words::time::Ttl;
 use crate::words::wire;
 use crate::words::wire::lease_client::LeaseClient;
 
@@ -35,7 +33,9 @@ mod backup;
 mod endpoint;
 mod failed;
 mod learned;
+mod line;
 pub mod members;
+mod renew;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -57,8 +57,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 const READ_ROUNDS: u32 = 2;
 /// The least time that one of several servers gets to answer before the next is tried.
 const LEAST_TRY: Duration = Duration::from_millis(500);
-/// A renewal goes to all other servers, too, when the first has not answered for so long.
-const HEDGE: Duration = Duration::from_millis(300);
 /// Largest answer taken: a status of thousands of trees.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -152,6 +150,8 @@ struct Inner {
     dial: Dial,
     /// One channel for each address ever used: a handful, and those of nodes that have come and gone.
     clients: Mutex<BTreeMap<String, LeaseClient<Channel>>>,
+    /// One call for all renewals to one of them.
+    lines: line::Lines,
     /// Which server answered last: it is asked first.
     preferred: Mutex<Option<String>>,
     learned: learned::Learned,
@@ -194,7 +194,14 @@ impl Servers {
     }
 
     fn from(source: Source, timeout: Duration, dial: Dial) -> Self {
-        let inner = Inner { source, dial, clients: Mutex::default(), preferred: Mutex::default(), learned: Default::default() };
+        let inner = Inner {
+            source,
+            dial,
+            clients: Mutex::default(),
+            lines: line::Lines::default(),
+            preferred: Mutex::default(),
+            learned: Default::default(),
+        };
         Self { inner: Arc::new(inner), timeout }
     }
 
@@ -246,70 +253,6 @@ impl Servers {
         };
         same_cluster(cluster, &done.cluster)?;
         Ok(done)
-    }
-
-    /// One renewal. Sent once to each server at most: to the leader's node first, as far as that is known; to all others, too,
-    /// when it is late, and to the next one at once when it failed. A refusal counts only if nobody answers: a single node may
-    /// have a wrong token or be of another cluster.
-    pub async fn renew(&self, renewal: &Renewal, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {
-        let request = wire::RenewRequest {
-            session: renewal.session.to_string(),
-            incarnation: renewal.incarnation,
-            number: renewal.number,
-            nonce: renewal.nonce,
-            cluster: cluster.map(ClusterId::to_string).unwrap_or_default(),
-        };
-        let began = Instant::now();
-        let targets = self.targets()?;
-        let limit = self.timeout;
-        let one = |mut target: Target| {
-            let request = target.request(request.clone(), limit);
-            async move {
-                let answer = tokio::time::timeout(limit, target.client.renew(request)).await;
-                (target.address, answer)
-            }
-        };
-        let mut waiting = targets.clone().into_iter();
-        let mut tries: FuturesUnordered<_> = waiting.next().into_iter().map(&one).collect();
-        let late = tokio::time::sleep(HEDGE);
-        tokio::pin!(late);
-        let mut last = String::new();
-        let mut refused = None;
-        loop {
-            let (address, answer) = tokio::select! {
-                Some(ended) = tries.next() => ended,
-                () = &mut late, if waiting.len() > 0 => {
-                    tries.extend(waiting.by_ref().map(&one));
-                    continue;
-                }
-                else => break,
-            };
-            match answer {
-                Ok(Ok(answer)) => {
-                    let answer = answer.into_inner();
-                    let leader_at = answer.leader_at.clone();
-                    match answered(answer, cluster) {
-                        Err(CallError::Refused(refusal)) => refused = Some(refusal),
-                        taken => {
-                            self.prefer_leader(&leader_at, &address);
-                            return taken;
-                        }
-                    }
-                }
-                Ok(Err(status)) => match classify(&status) {
-                    Failed::Refused(refusal) => refused = Some(refusal),
-                    Failed::NotSent(text) | Failed::Perhaps(text) => last = text,
-                },
-                Err(_) => last = "no answer in time".into(),
-            }
-            tries.extend(waiting.next().map(&one));
-        }
-        if let Some(refusal) = refused {
-            return Err(CallError::Refused(refusal));
-        }
-        // Nothing is logged by a renewal: not to know its outcome is the same as not to have reached anybody.
-        let tried = targets.into_iter().map(|target| target.address).collect();
-        Err(CallError::Unreachable { tried, waited: began.elapsed(), last })
     }
 
     /// The audit trail of a tree, newest last.
@@ -453,22 +396,6 @@ fn connect(address: &str, dial: &Dial) -> Result<LeaseClient<Channel>, CallError
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     Ok(LeaseClient::new((dial.0)(&endpoint)).max_decoding_message_size(ANSWER_MAX))
-}
-
-fn answered(answer: wire::RenewAnswer, cluster: Option<&ClusterId>) -> Result<Answered, CallError> {
-    let from = answer.cluster.parse().map_err(|e| bad("cluster", e))?;
-    same_cluster(cluster, &from)?;
-    let pairs = answer.pairs.into_iter().map(HeldPair::try_from).collect::<Result<_, _>>().map_err(not_understood)?;
-    Ok(Answered {
-        number: answer.number,
-        nonce: answer.nonce,
-        ttl: Ttl::new(Duration::from_millis(answer.ttl_ms)),
-        alive: answer.alive,
-        pairs,
-        server_elapsed: (answer.elapsed_us != 0).then(|| Duration::from_micros(answer.elapsed_us)),
-        why_not: answer.why_not,
-        given_up: answer.given_up,
-    })
 }
 
 /// I8: one storage, one authority. An answer of another cluster counts for nothing.

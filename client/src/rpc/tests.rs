@@ -3,17 +3,33 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status};
 
 use super::*;
+use crate::session::Renewal;
 use crate::words::id::SessionId;
 use wire::lease_server::{Lease, LeaseServer};
 
 /// A server that says what the test wants.
 #[derive(Clone)]
-struct Fake(Arc<State>);
+pub(super) struct Fake(Arc<State>);
+
+/// What becomes of a call that stays open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StaysOpen {
+    Yes,
+    /// It fails at once, like this.
+    No(tonic::Code),
+    /// It is taken, and nothing comes of it.
+    Silent,
+    /// It ends after one answer.
+    Breaks,
+    /// Every other renewal fails, and there are answers that nobody asked for.
+    Noisy,
+}
 
 struct State {
     cluster: ClusterId,
@@ -25,6 +41,10 @@ struct State {
     /// Keys of `Do`, in order.
     keys: Mutex<Vec<String>>,
     renewals: AtomicUsize,
+    /// How it takes calls for renewals that stay open; and how many there were, and renewals by calls of their own.
+    stays_open: StaysOpen,
+    open_calls: AtomicUsize,
+    own_calls: AtomicUsize,
     /// Whom its answers to renewals call the leader.
     leader_at: Mutex<String>,
     watches: Mutex<Vec<u64>>,
@@ -38,8 +58,16 @@ fn fake_status(cluster: &ClusterId, quorum: bool) -> Fake {
     Fake(Arc::new(State { cluster: cluster.clone(), quorum: Some(quorum), ..state }))
 }
 
+/// That takes calls which stay open like this.
+pub(super) fn fake_line(stays_open: StaysOpen) -> Fake {
+    Fake(Arc::new(State { stays_open, ..Arc::into_inner(fake(0, false).0).unwrap() }))
+}
+
 fn fake(lose: usize, hang: bool) -> Fake {
     Fake(Arc::new(State {
+        stays_open: StaysOpen::Yes,
+        open_calls: AtomicUsize::new(0),
+        own_calls: AtomicUsize::new(0),
         cluster: ClusterId::random(),
         lose: lose.into(),
         hang,
@@ -50,6 +78,43 @@ fn fake(lose: usize, hang: bool) -> Fake {
         watches: Mutex::default(),
         quorum: None,
     }))
+}
+
+impl Fake {
+    /// Open calls, and renewals by calls of their own.
+    pub(super) fn calls(&self) -> (usize, usize) {
+        (self.0.open_calls.load(Ordering::SeqCst), self.0.own_calls.load(Ordering::SeqCst))
+    }
+
+    /// Renewals that came, whichever way.
+    pub(super) fn renewals(&self) -> usize {
+        self.0.renewals.load(Ordering::SeqCst)
+    }
+
+    async fn answered(&self, asked: wire::RenewalAsked) -> Vec<wire::RenewalAnswered> {
+        use wire::renewal_answered::Word;
+        let answer = self.renewed(asked.renewal.unwrap_or_default()).await;
+        let mut answered = vec![wire::RenewalAnswered { tag: asked.tag, word: Some(Word::Renewed(answer.clone())) }];
+        if self.0.stays_open == StaysOpen::Noisy {
+            let stranger = wire::RenewAnswer { number: 77, ..answer };
+            answered.insert(0, wire::RenewalAnswered { tag: asked.tag + 1_000, word: Some(Word::Renewed(stranger)) });
+            if self.renewals().is_multiple_of(2) {
+                let no = wire::CallFailed { code: tonic::Code::Unavailable as u32, message: "no quorum".into() };
+                answered.insert(1, wire::RenewalAnswered { tag: asked.tag, word: Some(Word::Failed(no)) });
+            }
+        }
+        answered
+    }
+
+    async fn renewed(&self, request: wire::RenewRequest) -> wire::RenewAnswer {
+        self.0.renewals.fetch_add(1, Ordering::SeqCst);
+        if self.0.hang {
+            std::future::pending::<()>().await;
+        }
+        let (number, cluster) = (request.number, self.0.cluster.to_string());
+        let leader_at = self.0.leader_at.lock().unwrap().clone();
+        wire::RenewAnswer { number, nonce: 5, ttl_ms: 4_000, cluster, alive: true, leader_at, ..Default::default() }
+    }
 }
 
 #[tonic::async_trait]
@@ -73,22 +138,34 @@ impl Lease for Fake {
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewAnswer>, Status> {
-        self.0.renewals.fetch_add(1, Ordering::SeqCst);
-        if self.0.hang {
-            std::future::pending::<()>().await;
+        self.0.own_calls.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(self.renewed(request.into_inner()).await))
+    }
+
+    type RenewalsStream = BoxStream<'static, Result<wire::RenewalsAnswered, Status>>;
+
+    async fn renewals(
+        &self,
+        request: Request<tonic::Streaming<wire::RenewalsAsked>>,
+    ) -> Result<Response<Self::RenewalsStream>, Status> {
+        self.0.open_calls.fetch_add(1, Ordering::SeqCst);
+        let (fake, how) = (self.clone(), self.0.stays_open);
+        let answers = request.into_inner().then(move |asked| {
+            let fake = fake.clone();
+            async move {
+                let mut answered = Vec::new();
+                for one in asked?.asked {
+                    answered.extend(fake.answered(one).await);
+                }
+                Ok(wire::RenewalsAnswered { answered })
+            }
+        });
+        match how {
+            StaysOpen::No(code) => Err(Status::new(code, "not this one")),
+            StaysOpen::Silent => Ok(Response::new(futures::stream::pending().boxed())),
+            StaysOpen::Breaks => Ok(Response::new(answers.take(1).boxed())),
+            StaysOpen::Yes | StaysOpen::Noisy => Ok(Response::new(answers.boxed())),
         }
-        let number = request.into_inner().number;
-        let cluster = self.0.cluster.to_string();
-        let leader_at = self.0.leader_at.lock().unwrap().clone();
-        Ok(Response::new(wire::RenewAnswer {
-            number,
-            nonce: 5,
-            ttl_ms: 4_000,
-            cluster,
-            alive: true,
-            leader_at,
-            ..Default::default()
-        }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
@@ -148,7 +225,7 @@ async fn a_backup_that_ends_too_soon_is_no_backup() {
     }
 }
 
-async fn serve(fake: &Fake) -> Endpoint {
+pub(super) async fn serve(fake: &Fake) -> Endpoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = LeaseServer::new(fake.clone());
@@ -167,7 +244,7 @@ async fn nobody() -> Endpoint {
     at(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())
 }
 
-fn servers(endpoints: Vec<Endpoint>, millis: u64) -> Servers {
+pub(super) fn servers(endpoints: Vec<Endpoint>, millis: u64) -> Servers {
     Servers::new(endpoints, Some("good".into()), Duration::from_millis(millis))
 }
 
@@ -235,8 +312,8 @@ async fn a_wrong_token_and_another_cluster_are_refusals_at_once() {
     assert!(refusal.message.contains(other.as_str()) && refusal.message.contains(fake.0.cluster.as_str()), "{refusal}");
 }
 
-fn renewal() -> Renewal {
-    Renewal { session: SessionId::random(), incarnation: 1, number: 9, nonce: 0 }
+pub(super) fn renewal() -> Renewal {
+    Renewal { session: SessionId::random(), incarnation: 1, number: 9, nonce: 0, can_wait: true }
 }
 
 #[tokio::test]

@@ -71,6 +71,9 @@ pub struct Renewal {
     pub number: u64,
     /// Of an answer seen before it was sent, never an older one than a renewal before it named; 0 before the first.
     pub nonce: u64,
+    /// It goes out because it is time, and all is well: nothing waits for its answer, which may be some milliseconds later. Its
+    /// right counts from the sending all the same (I4).
+    pub can_wait: bool,
 }
 
 /// What people should know before it is too late.
@@ -144,6 +147,8 @@ pub struct SessionCore {
     started: BootTime,
     next_number: u64,
     next_send: BootTime,
+    /// The next one was asked for: something waits for it.
+    hurry: bool,
     newest_sent: Option<BootTime>,
     in_flight: BTreeMap<u64, InFlight>,
     last: Option<Acked>,
@@ -170,6 +175,7 @@ impl SessionCore {
             started: now,
             next_number: 1,
             next_send: now,
+            hurry: true,
             newest_sent: None,
             in_flight: BTreeMap::new(),
             last: None,
@@ -260,6 +266,7 @@ impl SessionCore {
     /// The next poll sends a renewal at once, for instance after a grant.
     pub fn renew_now(&mut self, now: BootTime) {
         self.next_send = now;
+        self.hurry = true;
     }
 
     /// The daemon was told of a grant: only a renewal sent from now on gives a right to it (I4). Implies a renewal at once.
@@ -309,12 +316,15 @@ impl SessionCore {
             }
             self.in_flight.pop_first();
         }
+        let all_is_well = self.last.as_ref().is_some_and(|last| last.number + 1 == self.next_number);
+        let can_wait = !std::mem::take(&mut self.hurry) && !woke && all_is_well;
         let number = self.next_number;
         self.next_number += 1;
         self.newest_sent = Some(now);
         self.in_flight.insert(number, InFlight { sent: now, named: self.nonce });
         let nonce = self.nonce.map_or(0, |nonce| nonce.value);
-        Some(Action::Renew(Renewal { session: self.session.clone(), incarnation: self.incarnation, number, nonce }))
+        let (session, incarnation) = (self.session.clone(), self.incarnation);
+        Some(Action::Renew(Renewal { session, incarnation, number, nonce, can_wait }))
     }
 
     /// An answer has come. It counts only for the request that it names, and only once.
@@ -375,6 +385,7 @@ impl SessionCore {
         let interval = self.ttl.renewal_interval();
         let in_a_hurry = now.since(self.late_since()) < self.ttl.get();
         let retry = if in_a_hurry { (interval / 4).max(LEAST_RETRY) } else { interval };
+        self.hurry |= in_a_hurry;
         if self.next_send.elapsed > now.after(retry).elapsed {
             self.next_send = now.after(retry);
         }
@@ -407,7 +418,7 @@ impl SessionCore {
         let drift = own.max(server) * DRIFT_PERMILLE / 1000;
         if own.abs_diff(server) > drift + round_trip.max(base.round_trip) + CLOCK_SLACK {
             self.distrust = Some(now);
-            self.next_send = now;
+            self.renew_now(now);
             self.actions.push_back(Action::ClockDisagrees { own, server });
         }
     }

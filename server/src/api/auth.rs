@@ -1,8 +1,9 @@
 //! Who may call: whoever shows the token, where one is asked for.
 //!
 //! Promises: without the right `authorization: Bearer TOKEN` no call reaches the service, and how long the refusal takes
-//! tells nothing about the token (digests are compared, all of their bytes). It does not know which side calls: without TLS
-//! a name is only claimed.
+//! tells nothing about the token (digests are compared, all of their bytes). A call that stays open remembers what was shown,
+//! so that it can be looked at again ([`Keys::still_open_to`]). It does not know which side calls: without TLS a name is only
+//! claimed.
 
 use std::sync::{Arc, RwLock};
 
@@ -30,17 +31,17 @@ impl Keys {
         *self.0.write().expect("nothing panics while it holds the keys") = digests;
     }
 
-    fn check(&self, header: Option<&[u8]>) -> Result<(), Status> {
+    /// Whether what was shown at the begin of a call still opens the door.
+    pub fn still_open_to(&self, shown: Shown) -> Result<(), Status> {
         let keys = self.0.read().expect("nothing panics while it holds the keys");
         if keys.is_empty() {
             return Ok(());
         }
-        let Some(given) = header else {
+        let Shown(Some(given)) = shown else {
             return Err(Status::unauthenticated(
                 "this server asks for a token: set token_file to the file that the server was started with (--token-file)",
             ));
         };
-        let given = digest(given.strip_prefix(b"Bearer ").unwrap_or_default());
         // All of them are looked at, whichever it is.
         if keys.iter().fold(false, |found, key| found | same(&given, key)) {
             return Ok(());
@@ -48,6 +49,16 @@ impl Keys {
         Err(Status::unauthenticated(
             "the token is not this server's: set token_file to the file that the server was started with (--token-file)",
         ))
+    }
+}
+
+/// What a caller has shown, as a digest; with every call that was let in.
+#[derive(Clone, Copy, Default)]
+pub struct Shown(Option<[u8; 32]>);
+
+impl Shown {
+    fn of(header: Option<&[u8]>) -> Self {
+        Self(header.map(|header| digest(header.strip_prefix(b"Bearer ").unwrap_or_default())))
     }
 }
 
@@ -63,8 +74,10 @@ impl Gatekeeper {
 }
 
 impl Interceptor for Gatekeeper {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        self.0.check(request.metadata().get("authorization").map(|v| v.as_bytes()))?;
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = Shown::of(request.metadata().get("authorization").map(|v| v.as_bytes()));
+        self.0.still_open_to(shown)?;
+        request.extensions_mut().insert(shown);
         Ok(request)
     }
 }
@@ -85,12 +98,13 @@ mod tests {
     #[test]
     fn only_the_right_token_is_let_in() {
         let keys = Keys::new(&[Token::new("right"), Token::new("next")]);
-        keys.check(Some(b"Bearer right")).unwrap();
-        keys.check(Some(b"Bearer next")).unwrap();
+        let check = |keys: &Keys, header: Option<&[u8]>| keys.still_open_to(Shown::of(header));
+        check(&keys, Some(b"Bearer right")).unwrap();
+        check(&keys, Some(b"Bearer next")).unwrap();
         for wrong in [None, Some(&b"Bearer wrong"[..]), Some(b"right"), Some(b"Bearer "), Some(b""), Some(b"bearer right")] {
-            assert_eq!(keys.check(wrong).unwrap_err().code(), tonic::Code::Unauthenticated, "{wrong:?}");
+            assert_eq!(check(&keys, wrong).unwrap_err().code(), tonic::Code::Unauthenticated, "{wrong:?}");
         }
-        Keys::new(&[]).check(None).unwrap();
+        check(&Keys::new(&[]), None).unwrap();
     }
 
     #[test]

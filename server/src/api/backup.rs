@@ -17,6 +17,7 @@ use treelease_proto::backup::{About, BACKUP_MAX, pieces, seal};
 use treelease_proto::wire;
 
 use super::Service;
+use crate::consensus::confirm::Asks;
 
 /// Pieces that wait for the transport.
 const WAITING_MAX: usize = 16;
@@ -36,7 +37,7 @@ impl Service {
         let permit =
             permit.map_err(|_| Status::resource_exhausted("another backup is being made here; try again when it is done"))?;
         // Not here, not now: another node is asked.
-        self.api.consensus.confirm().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        self.api.consensus.confirm(Asks::AT_ONCE).await.map_err(|e| Status::unavailable(e.to_string()))?;
         let (state, at) = (self.api.consensus.state().clone(), self.api.clock.wall());
         let about = About {
             cluster: self.cluster().clone(),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Do, Status, History | `lease` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
+//! | many of them, over calls that stay open | `renewals` |
 //! | Watch | `watch` |
 //! | Backup | `backup` |
 //! | ChangeMembers | `members` |
@@ -31,9 +32,10 @@ pub mod nonce;
 mod outcomes;
 mod peers;
 mod renew;
+mod renewals;
 mod watch;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -42,7 +44,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use treelease_proto::clock::Clock;
@@ -96,7 +98,11 @@ pub struct Api {
 
 /// The service.
 pub(crate) struct Service {
+    /// For what outlives the call that began it.
+    own: Weak<Service>,
     api: Api,
+    /// For calls that stay open.
+    keys: auth::Keys,
     nonces: Mutex<Nonces>,
     watches: Arc<limits::Seats>,
     /// One at a time.
@@ -120,8 +126,10 @@ pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
     let (closing, live, counts) = (api.closing.clone(), api.limits.clone(), api.counts.clone());
     let limits = live.get();
     let gatekeeper = auth::Gatekeeper::new(&door.keys);
-    let service = Arc::new(Service {
+    let service = Arc::new_cyclic(|own| Service {
+        own: own.clone(),
         api,
+        keys: door.keys.clone(),
         nonces: Mutex::new(Nonces::default()),
         watches: Arc::default(),
         backups: Arc::new(Semaphore::new(1)),
@@ -187,6 +195,13 @@ impl wire::lease_server::Lease for Service {
         self.renew_session(request.into_inner(), limit).await.map(Response::new)
     }
 
+    type RenewalsStream = renewals::Answers<wire::RenewalsAnswered>;
+
+    async fn renewals(&self, request: Request<Streaming<wire::RenewalsAsked>>) -> Result<Response<Self::RenewalsStream>, Status> {
+        self.ready()?;
+        self.own()?.start_renewals(request, renewals::OfASide).map(Response::new)
+    }
+
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
         self.ready()?;
         Ok(Response::new(self.cluster_status()))
@@ -249,6 +264,10 @@ impl Service {
                 "this node belongs to no cluster yet: it waits until every listed node runs (its log says for which)",
             )),
         }
+    }
+
+    fn own(&self) -> Result<Arc<Self>, Status> {
+        self.own.upgrade().ok_or_else(|| Status::unavailable("the node is stopping"))
     }
 
     fn cluster(&self) -> &ClusterId {

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use treelease_proto::wire;
 use treelease_proto::wire::forward_answer::Kind;
 use treelease_proto::wire::forward_request::Call;
 use treelease_proto::wire::raft_server::Raft;
 
-use super::Service;
+use super::{Service, renewals};
 use crate::consensus::incoming::TurnedAway;
 use crate::consensus::network::Lost;
 
@@ -46,6 +46,15 @@ impl Raft for PeerService {
 
     async fn take_over(&self, request: Request<wire::TakeOverRequest>) -> Result<Response<wire::TakeOverAnswer>, Status> {
         self.0.api.consensus.receive_take_over(request.into_inner()).await.map(Response::new).map_err(turned_away)
+    }
+
+    type ForwardRenewalsStream = renewals::Answers<wire::RenewalsReturned>;
+
+    async fn forward_renewals(
+        &self,
+        request: Request<Streaming<wire::RenewalsForwarded>>,
+    ) -> Result<Response<Self::ForwardRenewalsStream>, Status> {
+        self.0.clone().start_renewals(request, renewals::OfANode::default()).map(Response::new)
     }
 
     async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardAnswer>, Status> {
@@ -83,15 +92,25 @@ impl Service {
         match self.api.consensus.forward(leader, call, limit).await {
             Ok(Kind::Failed(failed)) => Word::No(Status::new(Code::from(failed.code as i32), failed.message)),
             Ok(kind) => Word::Said(kind),
-            Err(Lost::NotSent(why)) => Word::No(Status::unavailable(format!(
-                "node {leader} led last and is not reached from here ({why}); an election takes a few seconds, ask again"
-            ))),
-            Err(Lost::Perhaps(why)) => Word::Unknown(format!("the leader, node {leader}, did not answer: {why}")),
+            Err(Lost::NotSent(why)) => Word::No(not_reached(leader, &why)),
+            Err(Lost::Perhaps(why)) => Word::Unknown(no_word(leader, &why)),
         }
     }
 }
 
-fn turned_away(why: TurnedAway) -> Status {
+/// A call certainly did not get to the leader.
+pub(super) fn not_reached(leader: u64, why: &str) -> Status {
+    Status::unavailable(format!(
+        "node {leader} led last and is not reached from here ({why}); an election takes a few seconds, ask again"
+    ))
+}
+
+/// It may have.
+pub(super) fn no_word(leader: u64, why: &str) -> String {
+    format!("the leader, node {leader}, did not answer: {why}")
+}
+
+pub(super) fn turned_away(why: TurnedAway) -> Status {
     match why {
         TurnedAway::Stranger(why) => Status::failed_precondition(why),
         TurnedAway::Unreadable(why) => Status::invalid_argument(why),

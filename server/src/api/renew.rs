@@ -2,8 +2,8 @@
 //!
 //! Promises, and the argument for each. A renewal is acknowledged only
 //! 1. after the leadership was confirmed by a quorum *after the renewal arrived*: `confirm` is called here, and serves only
-//!    callers that came before its round ([`crate::consensus::confirm`]); it also waits until the state is applied up to
-//!    the index that was committed then;
+//!    callers that came before its round ([`crate::consensus::confirm`]), also those that let others come first; it also
+//!    waits until the state is applied up to the index that was committed then;
 //! 2. while the last `Lead` applied here is this node's own and is the leadership that the timers run under: so an expiry
 //!    that another leader, or an earlier leadership of this node, decided is either in the state already or void;
 //! 3. if the session is alive in that state, under this incarnation, and not doomed: looked at under the state's lock and
@@ -15,20 +15,26 @@
 //! The pairs are read under the same locks: they are what the session holds at that index. Nothing else is logged. It does not
 //! decide until when a side may write: the side does, from its own send time.
 
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
-use tonic::Status;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Code, Status};
 use treelease_proto::command::{Command, Grant, Leadership};
 use treelease_proto::id::SessionId;
 use treelease_proto::time::{BootTime, Ttl};
 use treelease_proto::wire;
-use treelease_proto::wire::forward_answer::Kind;
-use treelease_proto::wire::forward_request::Call;
+use treelease_proto::wire::renewal_answered::Word;
 
-use super::Service;
 use super::nonce::{Arrival, Verdict};
-use super::peers::Word;
+use super::{CALL_LIMIT, Service};
+use crate::consensus::confirm::Asks;
+use crate::consensus::network::Lost;
 
 /// How long a renewal waits for the outcome of an expiry.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(2);
@@ -36,10 +42,25 @@ const OUTCOME_LIMIT: Duration = Duration::from_secs(2);
 /// What both machines are told.
 const COPIED: &str = "two machines renew this session: one is a copy of the other (a cloned or restored machine)";
 
-/// A living session, as one look found it.
-struct Alive {
+/// A renewal that came in, and when.
+struct Arrived {
+    request: wire::RenewRequest,
     session: SessionId,
     at: BootTime,
+}
+
+/// What a look at a confirmed renewal brings.
+enum Found {
+    /// Its answer, or why it has none.
+    Said(Result<wire::RenewAnswer, Status>),
+    /// The session's expiry is being decided.
+    Doomed,
+    /// Two machines renew it: that has to be logged first.
+    Copied(Leadership),
+}
+
+/// A living session, as one look found it.
+struct Alive {
     leadership: Leadership,
     ttl: Ttl,
     pairs: Vec<Grant>,
@@ -47,48 +68,123 @@ struct Alive {
 
 /// What one look at state and timers finds.
 enum Look {
-    Alive { leadership: Leadership, ttl: Ttl, pairs: Vec<Grant> },
+    Alive(Alive),
     Ended { leadership: Leadership, why: String },
     Doomed,
     NotLeading,
+}
+
+/// What there is to say of some renewals, and what is still to come.
+#[derive(Default)]
+pub(super) struct Step {
+    pub answered: Vec<wire::RenewalAnswered>,
+    pub later: Vec<BoxFuture<'static, Step>>,
 }
 
 impl Service {
     /// Here if this node may lead, else at the leader's: its clock and its confirmation count, whoever was asked.
     pub(super) async fn renew_session(&self, request: wire::RenewRequest, limit: Duration) -> Result<wire::RenewAnswer, Status> {
         let Some(leader) = self.api.consensus.leader_elsewhere() else { return self.renew_here(request).await };
-        match self.ask_leader(leader, Call::Renew(request), limit).await {
-            Word::Said(Kind::Renewed(answer)) => Ok(answer),
-            Word::No(status) => Err(status),
-            Word::Said(_) => Err(Status::unavailable("the leader's answer is of another version")),
+        self.api.counts.forwarded.add();
+        match self.api.consensus.relay(leader, request, limit).await {
+            Ok(Word::Renewed(answer)) => Ok(answer),
+            Ok(Word::Failed(failed)) => Err(Status::new(Code::from(failed.code as i32), failed.message)),
+            Err(Lost::NotSent(why)) => Err(super::peers::not_reached(leader, &why)),
             // Nothing is logged by a renewal: not to know its outcome is the same as not to have asked.
-            Word::Unknown(why) => Err(Status::unavailable(why)),
+            Err(Lost::Perhaps(why)) => Err(Status::unavailable(super::peers::no_word(leader, &why))),
         }
     }
 
     /// At the leader, or refused.
     pub(super) async fn renew_here(&self, request: wire::RenewRequest) -> Result<wire::RenewAnswer, Status> {
+        let arrived = self.arrived(request)?;
+        self.api.consensus.confirm(asks([&arrived])).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        self.outcome(&arrived, self.find(&arrived)).await
+    }
+
+    /// Some that arrived together, now, at the leader: one round confirms them. Whatever has to be waited for beyond that comes later,
+    /// and holds up none of the others.
+    pub(super) fn renew_together(self: Arc<Self>, asked: Vec<wire::RenewalAsked>) -> impl Future<Output = Step> + Send + 'static {
+        let began = Instant::now();
+        let (mut step, mut waiting) = (Step::default(), Vec::new());
+        for wire::RenewalAsked { tag, limit_ms, renewal } in asked {
+            match self.arrived(renewal.unwrap_or_default()) {
+                Ok(arrived) => waiting.push((tag, began + time_given(limit_ms), arrived)),
+                Err(status) => step.answered.push(self.answered(tag, Err(status))),
+            }
+        }
+        async move {
+            let Some(until) = waiting.iter().map(|(_, until, _)| *until).max() else { return step };
+            let asks = asks(waiting.iter().map(|(_, _, arrived)| arrived));
+            let confirmed = timeout_at(until, self.api.consensus.confirm(asks)).await;
+            let now = Instant::now();
+            for (tag, until, arrived) in waiting {
+                match &confirmed {
+                    Ok(Ok(())) if now < until => match self.find(&arrived) {
+                        Found::Said(said) => step.answered.push(self.answered(tag, said)),
+                        found => step.later.push(self.clone().later(tag, until, arrived, found).boxed()),
+                    },
+                    Ok(Err(e)) => step.answered.push(self.answered(tag, Err(Status::unavailable(e.to_string())))),
+                    _ => step.answered.push(self.answered(tag, Err(too_late()))),
+                }
+            }
+            step
+        }
+    }
+
+    async fn later(self: Arc<Self>, tag: u64, until: Instant, arrived: Arrived, found: Found) -> Step {
+        let said = timeout_at(until, self.outcome(&arrived, found)).await.unwrap_or_else(|_| Err(too_late()));
+        Step { answered: vec![self.answered(tag, said)], later: Vec::new() }
+    }
+
+    /// One of some that another node is asked for.
+    pub(super) async fn renew_elsewhere(self: Arc<Self>, asked: wire::RenewalAsked) -> Step {
+        let wire::RenewalAsked { tag, limit_ms, renewal } = asked;
+        let limit = time_given(limit_ms);
+        let said = timeout(limit, self.renew_session(renewal.unwrap_or_default(), limit)).await;
+        Step { answered: vec![self.answered(tag, said.unwrap_or_else(|_| Err(too_late())))], later: Vec::new() }
+    }
+
+    /// One that fails is counted as a call of its own would be.
+    fn answered(&self, tag: u64, said: Result<wire::RenewAnswer, Status>) -> wire::RenewalAnswered {
+        let word = match said {
+            Ok(answer) => Word::Renewed(answer),
+            Err(status) => {
+                self.api.counts.answered(status.code() as usize);
+                Word::Failed(wire::CallFailed { code: status.code() as u32, message: status.message().into() })
+            }
+        };
+        wire::RenewalAnswered { tag, word: Some(word) }
+    }
+
+    /// Whether it is a renewal of this cluster at all.
+    fn arrived(&self, request: wire::RenewRequest) -> Result<Arrived, Status> {
         self.ready()?;
         let at = self.api.clock.now();
         self.same_cluster(&request.cluster)?;
-        let session: SessionId = request.session.parse().map_err(|e| Status::invalid_argument(format!("session: {e}")))?;
-        // Taken before the look: no change after the look is missed.
-        let mut applied = self.api.consensus.applied();
-        let mut turned = self.api.seat.turned();
-        self.api.consensus.confirm().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let session = request.session.parse().map_err(|e| Status::invalid_argument(format!("session: {e}")))?;
+        Ok(Arrived { request, session, at })
+    }
+
+    /// What there is to wait for after the first look.
+    async fn outcome(&self, arrived: &Arrived, mut found: Found) -> Result<wire::RenewAnswer, Status> {
         let until = Instant::now() + OUTCOME_LIMIT;
+        // Taken before the look that follows: no change after that look is missed.
+        let mut changes: Option<(watch::Receiver<u64>, _)> = None;
         loop {
-            applied.mark_unchanged();
-            turned.mark_unchanged();
-            match self.look(&session, request.incarnation) {
-                Look::Alive { leadership, ttl, pairs } => {
-                    let alive = Alive { session, at, leadership, ttl, pairs };
-                    return self.answer_alive(&request, alive).await;
+            match found {
+                Found::Said(said) => return said,
+                Found::Copied(leadership) => {
+                    self.end_copied(&arrived.session, &arrived.request).await?;
+                    return Ok(self.ended(&arrived.request, leadership, COPIED.into()));
                 }
-                Look::Ended { leadership, why } => return Ok(self.ended(&request, leadership, why)),
-                Look::NotLeading => return Err(Status::unavailable("this node does not lead at the moment; ask again")),
-                Look::Doomed => {}
+                Found::Doomed => {}
             }
+            let Some((applied, turned)) = &mut changes else {
+                changes = Some((self.api.consensus.applied(), self.api.seat.turned()));
+                found = self.find(arrived);
+                continue;
+            };
             let changed = async {
                 tokio::select! {
                     changed = applied.changed() => changed.is_ok(),
@@ -100,6 +196,19 @@ impl Service {
                     "the session's expiry is being decided and the outcome is not known yet; ask again",
                 ));
             }
+            applied.mark_unchanged();
+            turned.mark_unchanged();
+            found = self.find(arrived);
+        }
+    }
+
+    /// One look at a renewal whose leadership is confirmed.
+    fn find(&self, arrived: &Arrived) -> Found {
+        match self.look(&arrived.session, arrived.request.incarnation) {
+            Look::Alive(alive) => self.find_alive(arrived, alive),
+            Look::Ended { leadership, why } => Found::Said(Ok(self.ended(&arrived.request, leadership, why))),
+            Look::Doomed => Found::Doomed,
+            Look::NotLeading => Found::Said(Err(Status::unavailable("this node does not lead at the moment; ask again"))),
         }
     }
 
@@ -132,16 +241,16 @@ impl Service {
         if !timers.renewed(session, now) {
             return Look::Doomed;
         }
-        Look::Alive { leadership, ttl, pairs: state.held_by(session) }
+        Look::Alive(Alive { leadership, ttl, pairs: state.held_by(session) })
     }
 
     /// The session lives: what its number and nonce say decides what it is told.
-    async fn answer_alive(&self, request: &wire::RenewRequest, alive: Alive) -> Result<wire::RenewAnswer, Status> {
-        let Alive { session, at, leadership, ttl, pairs } = alive;
-        let arrival = Arrival { incarnation: request.incarnation, number: request.number, nonce: request.nonce, at, ttl };
+    fn find_alive(&self, arrived: &Arrived, alive: Alive) -> Found {
+        let (Arrived { request, session, at }, Alive { leadership, ttl, pairs }) = (arrived, alive);
+        let arrival = Arrival { incarnation: request.incarnation, number: request.number, nonce: request.nonce, at: *at, ttl };
         let verdict = {
             let mut nonces = self.nonces.lock().expect("nothing panics while it holds the nonces");
-            let verdict = nonces.arrive(leadership, &session, arrival);
+            let verdict = nonces.arrive(leadership, session, arrival);
             if nonces.wants_sweep() {
                 // The state's lock is not held here, so taking it after the nonces' lock is no circle.
                 let state = self.api.consensus.state();
@@ -163,7 +272,7 @@ impl Service {
             given_up,
             leader_at: self.api.consensus.own_address(),
         };
-        match verdict {
+        Found::Said(match verdict {
             Verdict::Fine { nonce, elapsed } => {
                 self.api.counts.renewals.add();
                 Ok(answer(nonce, false, elapsed, &pairs))
@@ -173,11 +282,8 @@ impl Service {
                 Ok(answer(nonce, true, None, &[]))
             }
             Verdict::Over => Err(Status::unavailable("this node has begun a new leadership meanwhile; ask again")),
-            Verdict::Copied => {
-                self.end_copied(&session, request).await?;
-                Ok(self.ended(request, leadership, COPIED.into()))
-            }
-        }
+            Verdict::Copied => return Found::Copied(leadership),
+        })
     }
 
     /// Two machines renew this session: it ends for both, by a logged command. As long as that is not committed neither is
@@ -207,4 +313,24 @@ impl Service {
             leader_at: String::new(),
         }
     }
+}
+
+/// What a round is asked for.
+fn asks<'a>(all: impl IntoIterator<Item = &'a Arrived>) -> Asks {
+    let (mut asks, mut whose) = (Asks { renewals: 0, can_wait: true, whose: 0 }, DefaultHasher::new());
+    for arrived in all {
+        asks.renewals += 1;
+        asks.can_wait &= arrived.request.can_wait;
+        arrived.session.as_str().hash(&mut whose);
+    }
+    Asks { whose: whose.finish(), ..asks }
+}
+
+/// What a renewal that says how long it may take gets.
+fn time_given(limit_ms: u64) -> Duration {
+    if limit_ms == 0 { CALL_LIMIT } else { Duration::from_millis(limit_ms).min(CALL_LIMIT) }
+}
+
+fn too_late() -> Status {
+    Status::deadline_exceeded("the caller's time is over")
 }

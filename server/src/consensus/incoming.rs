@@ -100,6 +100,16 @@ impl Consensus {
         metrics.current_leader.filter(|id| *id != self.node)
     }
 
+    /// Sends a caller's renewal to the leader, with those of others.
+    pub async fn relay(
+        &self,
+        leader: NodeId,
+        renewal: wire::RenewRequest,
+        limit: Duration,
+    ) -> Result<wire::renewal_answered::Word, Lost> {
+        self.relay.renew(leader, renewal, limit).await
+    }
+
     /// Sends a caller's call to the leader.
     pub async fn forward(
         &self,

@@ -4,6 +4,7 @@
 //! propose ─▶ proposer ─▶ openraft ─▶ log ─▶ store          confirm ─▶ confirm ─▶ openraft
 //!                           │  └───▶ machine ─▶ published state, events
 //!                           └──────▶ network ─▶ peers        incoming (from peers) ─▶ openraft
+//!                           relay ────┘ renewals to the leader
 //! ```
 //!
 //! Promises: an answer from [`Consensus::propose`] is that of an entry which is durable and applied here (I7); a word from
@@ -25,6 +26,7 @@ pub mod network;
 pub mod peers;
 pub mod proposer;
 pub mod published;
+pub mod relay;
 mod types;
 
 #[cfg(test)]
@@ -37,7 +39,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
+use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::{Config as RaftConfig, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use treelease_proto::command::{Answer, Command, Proposal};
@@ -45,7 +47,7 @@ use treelease_proto::id::{NodeId, RequestKey};
 use treelease_proto::time::{Ttl, WallTime};
 
 use self::ahead::Ahead;
-use self::confirm::{Confirmer, Unconfirmed};
+use self::confirm::{Asks, Confirmer, Unconfirmed};
 use self::events::Hub;
 use self::handover::Leaving;
 use self::log::{LogStore, Recovered};
@@ -54,6 +56,7 @@ use self::network::Network;
 use self::peers::{Peers, QuorumAge};
 use self::proposer::{ProposeError, Proposer};
 use self::published::Published;
+use self::relay::Relay;
 use self::types::{Batch, Metrics, Raft};
 use crate::config::Token;
 use crate::failure::{FailStop, Failure, Result};
@@ -77,8 +80,6 @@ const SNAPSHOT_CHUNK: u64 = 1024 * 1024;
 const SNAPSHOT_LIMIT_MS: u64 = 10_000;
 /// Entries in one message to a peer.
 const ENTRIES_IN_MESSAGE: u64 = 100;
-/// How often a confirmation is asked again within its time, when the quorum did not answer at once.
-const ROUNDS_MAX: u32 = 3;
 /// How many times the worst failover a time to live must be: a renewal is then late by one election, never lost by one.
 const FAILOVERS_IN_TTL: u32 = 3;
 /// How long a new or restarted node waits for a leader before it says that something is wrong.
@@ -147,6 +148,7 @@ pub struct Consensus {
     raft: Raft,
     peers: Arc<Peers>,
     network: Network,
+    relay: Relay,
     published: Arc<Published>,
     proposer: Proposer,
     confirmer: Confirmer,
@@ -215,10 +217,25 @@ impl Consensus {
         peers.members_are(members::recovered(&raft).await?.nodes, &used);
         members::follow(&raft, peers.clone(), network.clone(), published.clone());
         let proposer = Proposer::start(writes(raft.clone()));
-        let confirmer = Confirmer::start(rounds(raft.clone()));
-        let (node, leaving) = (identity.node, Leaving::default());
-        let own =
-            Self { node, raft, peers, network, published, proposer, confirmer, writer, counts, log, pace, leaving, fail, faults };
+        let confirmer = Confirmer::start(confirm::rounds(raft.clone()), alone(published.clone()));
+        let (node, leaving, relay) = (identity.node, Leaving::default(), Relay::new(network.clone()));
+        let own = Self {
+            node,
+            raft,
+            peers,
+            network,
+            relay,
+            published,
+            proposer,
+            confirmer,
+            writer,
+            counts,
+            log,
+            pace,
+            leaving,
+            fail,
+            faults,
+        };
         own.watch_for_the_end();
         Ok(own)
     }
@@ -299,11 +316,11 @@ impl Consensus {
     }
 
     /// Confirms, with a quorum and after this call, that this node leads, and waits until its state goes that far (I5).
-    pub async fn confirm(&self) -> std::result::Result<(), Unconfirmed> {
+    pub async fn confirm(&self, asks: Asks) -> std::result::Result<(), Unconfirmed> {
         if self.faults.has(Fault::LocalReads) {
             return Ok(());
         }
-        self.confirmer.confirm().await
+        self.confirmer.confirm(asks).await
     }
 
     /// The state as it is applied here. Take it before any lock on timers, and hold it briefly.
@@ -428,6 +445,11 @@ fn quorum_age(raft: &Raft) -> impl Fn() -> QuorumAge + Send + Sync + 'static {
     }
 }
 
+/// Whether this node is a quorum by itself.
+fn alone(published: Arc<Published>) -> impl Fn() -> bool + Send + 'static {
+    move || published.voters().iter().all(|voters| voters.len() < 2)
+}
+
 fn raft_config(pace: &Pace) -> Result<RaftConfig> {
     let ms = |d: Duration| d.as_millis() as u64;
     let config = RaftConfig {
@@ -459,29 +481,6 @@ fn writes(
                 }
                 Err(e) => Err(ProposeError::OutcomeUnknown(e.to_string())),
             }
-        })
-    }
-}
-
-/// One round of read-index.
-fn rounds(raft: Raft) -> impl Fn() -> futures::future::BoxFuture<'static, std::result::Result<(), Unconfirmed>> + Send + 'static {
-    move || {
-        let raft = raft.clone();
-        Box::pin(async move {
-            // One blip of a peer, longer than a heartbeat, fails a round (STACK 1.5): it is asked again. Each try starts later
-            // than the one before, so what is confirmed is confirmed after the call (I5).
-            for _ in 0..ROUNDS_MAX {
-                return match raft.ensure_linearizable().await {
-                    Ok(_) => Ok(()),
-                    Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => continue,
-                    Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => Err(Unconfirmed(match to.leader_id {
-                        Some(id) => format!("this node does not lead; node {id} does"),
-                        None => "this node does not lead".into(),
-                    })),
-                    Err(e) => Err(Unconfirmed(e.to_string())),
-                };
-            }
-            Err(Unconfirmed("no quorum of the nodes answered".into()))
         })
     }
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::Duration;
 
+use futures::stream::{BoxStream, Stream, StreamExt};
 use openraft::error::{Fatal, InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use tonic::transport::{Channel, Endpoint};
@@ -70,6 +71,15 @@ pub enum Lost {
     NotSent(String),
     /// It may have happened.
     Perhaps(String),
+}
+
+/// Why a call that stays open did not open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOpened {
+    /// The node that was asked does not know it: it is of an earlier version.
+    NotKnown,
+    /// It is not reached, or did not let it in.
+    No(String),
 }
 
 /// The connections to all peers.
@@ -169,6 +179,32 @@ impl Network {
         answer.kind.ok_or_else(|| Lost::Perhaps("the answer is of another version".into()))
     }
 
+    /// Opens the call over which renewals go to that node, for as long as there may be more of them.
+    pub async fn renewals(
+        &self,
+        addr: &str,
+        asked: impl Stream<Item = wire::RenewalsForwarded> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<wire::RenewalsReturned, String>>, NotOpened> {
+        let mut client = self.client(addr, Lane::Calls).map_err(NotOpened::No)?;
+        let mut request = Request::new(asked);
+        self.authorise(&mut request);
+        match client.forward_renewals(request).await {
+            Ok(answers) => Ok(answers.into_inner().map(|answer| answer.map_err(|status| said(&status))).boxed()),
+            Err(status) if status.code() == tonic::Code::Unimplemented => Err(NotOpened::NotKnown),
+            Err(status) => Err(NotOpened::No(said(&status))),
+        }
+    }
+
+    /// What is between this node and the others.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// The token that this node shows now.
+    pub fn shown(&self) -> Option<Token> {
+        self.token.read().expect("nothing panics while it holds the token").clone()
+    }
+
     /// Asks a member to lead. The error says why it does not.
     pub async fn take_over(&self, node: NodeId, limit: Duration) -> Result<(), String> {
         let member = self.peers.member(node).ok_or_else(|| format!("node {node} is not known here"))?;
@@ -206,12 +242,16 @@ impl Network {
     fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(limit);
+        self.authorise(&mut request);
+        request
+    }
+
+    fn authorise<T>(&self, request: &mut Request<T>) {
         if let Some(token) = self.token.read().expect("nothing panics while it holds the token").as_ref()
             && let Ok(value) = format!("Bearer {}", token.as_str()).parse()
         {
             request.metadata_mut().insert("authorization", value);
         }
-        request
     }
 }
 

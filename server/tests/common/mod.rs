@@ -72,7 +72,7 @@ impl Caller {
 
     pub async fn renew(&self, session: &SessionId, number: u64, nonce: u64) -> wire::RenewAnswer {
         let session = session.to_string();
-        self.try_renew(wire::RenewRequest { session, incarnation: 1, number, nonce, cluster: String::new() }).await.unwrap()
+        self.try_renew(wire::RenewRequest { session, incarnation: 1, number, nonce, ..Default::default() }).await.unwrap()
     }
 
     pub async fn status(&self) -> wire::StatusAnswer {

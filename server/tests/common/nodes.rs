@@ -117,6 +117,21 @@ impl Nodes {
         kill_process(pid, signal).unwrap();
     }
 
+    /// SIGSTOP, in force: of a process with many threads the others run on until the first one has seen the signal, which on a busy
+    /// machine is time enough to answer something.
+    pub async fn freeze(&mut self, id: u64) {
+        self.signal(id, Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child(id).as_ref().unwrap().id());
+        let stopped = || {
+            let mut all = std::fs::read_dir(&tasks).unwrap().flatten();
+            all.all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't']))
+            })
+        };
+        until("every thread has stopped", || async { stopped() }).await;
+    }
+
     pub fn wipe(&self, id: u64) {
         std::fs::remove_dir_all(self.data(id)).unwrap();
     }

@@ -17,6 +17,36 @@ fn renewals_go_out_at_a_fifth_of_the_ttl_answered_or_not() {
 }
 
 #[test]
+fn only_a_renewal_that_goes_out_because_it_is_time_can_wait_for_others() {
+    let mut side = Side::new();
+    assert!(!side.sent().can_wait, "before the first answer there is no right");
+    side.answer(1, 1);
+    let interval = TTL.renewal_interval();
+    side.pass(interval);
+    assert!(side.sent().can_wait);
+    side.answer(2, 1);
+    // A grant: only a renewal sent after it opens the gate.
+    side.core.note_grant(&side.tree.clone(), Epoch::from_raw(2), side.now);
+    assert!(!side.sent().can_wait);
+    side.answer(3, 2);
+    side.pass(interval);
+    assert!(side.sent().can_wait, "as before");
+    // The last one has no answer yet, or will have none.
+    side.pass(interval);
+    assert!(!side.sent().can_wait);
+    side.answer(5, 2);
+    side.pass(interval);
+    assert!(side.sent().can_wait);
+    side.core.handle_failure(6, side.now);
+    side.pass(interval);
+    assert!(!side.sent().can_wait);
+    side.answer(7, 2);
+    // The machine has slept: the gate is shut.
+    side.sleep(ms(10));
+    assert!(!side.sent().can_wait);
+}
+
+#[test]
 fn a_lost_renewal_is_followed_by_the_next_before_its_time_and_never_in_a_hurry() {
     let mut side = Side::new();
     side.sent();

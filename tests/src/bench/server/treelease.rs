@@ -90,7 +90,8 @@ impl Service for Treelease {
         });
         match accepted(&servers[node], change).await? {
             Answer::Opened { session, incarnation, .. } => Ok(Client {
-                renewal: Renewal { session, incarnation, number: 0, nonce: 0 },
+                // As a daemon's that goes out because it is time.
+                renewal: Renewal { session, incarnation, number: 0, nonce: 0, can_wait: true },
                 servers,
                 node,
                 ids: self.ids.clone(),

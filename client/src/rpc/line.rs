@@ -1,0 +1,220 @@
+//! Renewals to one server: over one call that stays open, where the server has such a call.
+//!
+//! # Promises
+//!
+//! A renewal is sent to its server once, over the open call or by one of its own; by one of its own after the open call only if that
+//! was refused before anything on it was read. An answer is given only to the renewal whose tag it names. A call that broke is opened
+//! anew by the next renewal. A server of an earlier version, one that has no room for such a call, and one that was silent on it
+//! (a proxy may hold back what is not ended) get calls of their own for a while ([`ALONE_FOR`]).
+//!
+//! # Does not know
+//!
+//! What a renewal means, and whom else to ask: [`super::renew`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Status};
+
+use super::Target;
+use crate::words::wire;
+use crate::words::wire::renewal_answered::Word;
+
+/// A server that does not take the call, or is silent on it, is not asked for it for so long.
+const ALONE_FOR: Duration = Duration::from_secs(60);
+/// Renewals on their way into one call: a session has five under way at most.
+const QUEUE_MAX: usize = 64;
+
+/// The calls to all servers, by address.
+#[derive(Default)]
+pub(super) struct Lines(Mutex<BTreeMap<String, Way>>);
+
+enum Way {
+    Open(Line),
+    /// Calls of their own, until then.
+    Alone(Instant),
+}
+
+/// A call that is open, or is being opened.
+#[derive(Clone)]
+struct Line {
+    token: Option<MetadataValue<Ascii>>,
+    asks: mpsc::Sender<wire::RenewalsAsked>,
+    waiting: Arc<Waiting>,
+}
+
+/// Why a call has ended.
+#[derive(Debug, Clone)]
+struct End {
+    status: Status,
+    /// Nothing that was sent on it was read.
+    unread: bool,
+}
+
+impl Lines {
+    /// One renewal to that server. A failure is its word, or why there is none.
+    pub async fn renew(
+        &self,
+        target: &Target,
+        renewal: wire::RenewRequest,
+        limit: Duration,
+    ) -> Result<wire::RenewAnswer, Status> {
+        if let Some(line) = self.line(target) {
+            match timeout(limit, line.renew(renewal.clone(), limit)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(End { unread: true, .. })) => self.alone(target),
+                Ok(Err(End { status, .. })) => return Err(status),
+                Err(_) => {
+                    self.alone(target);
+                    return Err(in_time());
+                }
+            }
+        }
+        let (mut client, request) = (target.client.clone(), target.request(renewal, limit));
+        timeout(limit, client.renew(request)).await.unwrap_or_else(|_| Err(in_time())).map(tonic::Response::into_inner)
+    }
+
+    /// The open call to that server, if it takes one.
+    fn line(&self, target: &Target) -> Option<Line> {
+        let mut ways = self.lock();
+        match ways.get(&target.address) {
+            Some(Way::Open(line)) if line.token == target.token && !line.waiting.has_ended() => return Some(line.clone()),
+            Some(Way::Alone(until)) if Instant::now() < *until => return None,
+            _ => {}
+        }
+        let line = Line::open(target);
+        // An embedded server has another address after each start.
+        ways.retain(|_, way| !matches!(way, Way::Open(line) if line.waiting.has_ended()));
+        ways.insert(target.address.clone(), Way::Open(line.clone()));
+        Some(line)
+    }
+
+    fn alone(&self, target: &Target) {
+        self.lock().insert(target.address.clone(), Way::Alone(Instant::now() + ALONE_FOR));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Way>> {
+        self.0.lock().expect("nothing panics while it holds the lines")
+    }
+}
+
+impl Line {
+    fn open(target: &Target) -> Self {
+        let (asks, queue) = mpsc::channel(QUEUE_MAX);
+        let waiting = Arc::<Waiting>::default();
+        // No time limit in the request: it would end the call.
+        let mut request = tonic::Request::new(ReceiverStream::new(queue));
+        target.authorise(&mut request);
+        let (mut client, outcomes) = (target.client.clone(), waiting.clone());
+        tokio::spawn(async move {
+            let status = match client.renewals(request).await {
+                Ok(answers) => outcomes.hand_out(answers.into_inner()).await,
+                Err(status) => {
+                    let unread = matches!(status.code(), Code::Unimplemented | Code::ResourceExhausted);
+                    return outcomes.end(End { status, unread });
+                }
+            };
+            outcomes.end(End { status, unread: false });
+        });
+        Self { token: target.token.clone(), asks, waiting }
+    }
+
+    async fn renew(&self, renewal: wire::RenewRequest, limit: Duration) -> Result<wire::RenewAnswer, End> {
+        let (tag, outcome) = self.waiting.begin()?;
+        let _forget = Forget(&self.waiting, tag);
+        let asked = wire::RenewalAsked { tag, limit_ms: limit.as_millis() as u64, renewal: Some(renewal) };
+        let broke = || End { status: Status::unavailable("the call for renewals broke off"), unread: false };
+        self.asks.try_send(wire::RenewalsAsked { asked: vec![asked] }).map_err(|_| broke())?;
+        outcome.await.unwrap_or_else(|_| Err(broke()))
+    }
+}
+
+type Outcome = Result<wire::RenewAnswer, End>;
+
+/// The renewals of one call that are under way.
+#[derive(Default)]
+struct Waiting(Mutex<Tags>);
+
+#[derive(Default)]
+struct Tags {
+    last: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    ended: Option<End>,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Tags> {
+        self.0.lock().expect("nothing panics while it holds the tags")
+    }
+
+    /// One more: its tag, and where its outcome will be.
+    fn begin(&self) -> Result<(u64, oneshot::Receiver<Outcome>), End> {
+        let mut tags = self.lock();
+        if let Some(end) = &tags.ended {
+            return Err(end.clone());
+        }
+        let (outcome, answer) = oneshot::channel();
+        tags.last += 1;
+        let tag = tags.last;
+        tags.waiting.insert(tag, outcome);
+        Ok((tag, answer))
+    }
+
+    /// Until the call ends; says why it did.
+    async fn hand_out(&self, mut answers: tonic::Streaming<wire::RenewalsAnswered>) -> Status {
+        loop {
+            match answers.message().await {
+                Ok(Some(message)) => message.answered.into_iter().for_each(|one| self.answer(one)),
+                Ok(None) => return Status::unavailable("the server has ended the call for renewals"),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    /// One that nobody waits for is nobody's.
+    fn answer(&self, answered: wire::RenewalAnswered) {
+        let Some(outcome) = self.lock().waiting.remove(&answered.tag) else { return };
+        let failed = |status| Err(End { status, unread: false });
+        // Whoever has gone meanwhile needs none.
+        let _ = outcome.send(match answered.word {
+            Some(Word::Renewed(answer)) => Ok(answer),
+            Some(Word::Failed(no)) => failed(Status::new(Code::from(no.code as i32), no.message)),
+            None => failed(Status::unavailable("the server's answer is of another version")),
+        });
+    }
+
+    /// Nothing is taken or answered any more.
+    fn end(&self, end: End) {
+        let mut tags = self.lock();
+        for (_, outcome) in std::mem::take(&mut tags.waiting) {
+            let _ = outcome.send(Err(end.clone()));
+        }
+        tags.ended = Some(end);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+}
+
+/// Whoever asked waits no longer, answered or not.
+struct Forget<'a>(&'a Waiting, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting.remove(&self.1);
+    }
+}
+
+fn in_time() -> Status {
+    Status::deadline_exceeded("no answer in time")
+}
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+//! Over which call renewals go, and what becomes of them when it breaks.
+
+use super::super::CallError;
+use super::super::tests::{StaysOpen, fake_line, renewal, serve, servers};
+use super::*;
+
+/// Far above what a busy machine needs for an answer.
+const MILLIS: u64 = 60_000;
+
+#[tokio::test]
+async fn renewals_to_one_server_go_over_one_call() {
+    let fake = fake_line(StaysOpen::Yes);
+    let servers = servers(vec![serve(&fake).await], MILLIS);
+    for _ in 0..5 {
+        assert_eq!(servers.renew(&renewal(), None).await.unwrap().number, 9);
+    }
+    // Whoever has a share of these servers, with another limit too, has a share of the call.
+    servers.with_timeout(Duration::from_millis(MILLIS / 2)).renew(&renewal(), None).await.unwrap();
+    assert_eq!((fake.calls(), fake.renewals()), ((1, 0), 6));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_call_or_has_no_room_for_it_is_asked_by_calls_of_their_own() {
+    for code in [Code::Unimplemented, Code::ResourceExhausted] {
+        let fake = fake_line(StaysOpen::No(code));
+        let servers = servers(vec![serve(&fake).await], MILLIS);
+        for _ in 0..3 {
+            assert_eq!(servers.renew(&renewal(), None).await.unwrap().number, 9, "none of them fails");
+        }
+        assert_eq!((fake.calls(), fake.renewals()), ((1, 3), 3), "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_is_a_refusal_and_no_reason_for_another_one() {
+    let fake = fake_line(StaysOpen::No(Code::Unauthenticated));
+    let servers = servers(vec![serve(&fake).await], MILLIS);
+    for n in 1..3 {
+        assert!(matches!(servers.renew(&renewal(), None).await, Err(CallError::Refused(_))));
+        assert_eq!((fake.calls(), fake.renewals()), ((n, 0), 0));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_is_opened_anew_and_nothing_is_sent_twice() {
+    let fake = fake_line(StaysOpen::Breaks);
+    let servers = servers(vec![serve(&fake).await], MILLIS);
+    let mut answered = 0;
+    for _ in 0..20 {
+        match servers.renew(&renewal(), None).await {
+            Ok(_) => answered += 1,
+            Err(e) => assert!(matches!(e, CallError::Unreachable { .. }), "{e:?}"),
+        }
+    }
+    // One that was put on a call which had just ended is lost, and the next one is not.
+    assert!(answered >= 10, "{answered} of 20 were answered");
+    assert_eq!((fake.calls(), fake.renewals()), ((answered, 0), answered));
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_on_the_call_gets_calls_of_their_own() {
+    let fake = fake_line(StaysOpen::Silent);
+    let endpoint = serve(&fake).await;
+    let impatient = servers(vec![endpoint], 500);
+    let e = impatient.renew(&renewal(), None).await.unwrap_err();
+    assert!(matches!(&e, CallError::Unreachable { last, .. } if last == "no answer in time"), "{e:?}");
+    let patient = impatient.with_timeout(Duration::from_millis(MILLIS));
+    assert_eq!(patient.renew(&renewal(), None).await.unwrap().number, 9);
+    assert_eq!((fake.calls(), fake.renewals()), ((1, 1), 1));
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_ends_nothing_and_takes_no_answer_of_another_one() {
+    let fake = fake_line(StaysOpen::Noisy);
+    let servers = servers(vec![serve(&fake).await], MILLIS);
+    for n in 1..=6 {
+        let renewed = servers.renew(&renewal(), None).await;
+        match n % 2 {
+            0 => assert!(is_no_quorum(&renewed), "{renewed:?}"),
+            _ => assert_eq!(renewed.unwrap().number, 9),
+        }
+    }
+    assert_eq!((fake.calls(), fake.renewals()), ((1, 0), 6));
+}
+
+fn is_no_quorum<T>(renewed: &Result<T, CallError>) -> bool {
+    matches!(renewed, Err(CallError::Unreachable { last, .. }) if last == "no quorum")
+}

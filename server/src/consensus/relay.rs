@@ -1,0 +1,250 @@
+//! Renewals on their way to the leader: those of all sides that asked this node, over one call that stays open.
+//!
+//! Promises: an answer is given only to the renewal whose tag it names, and only if the stamp on it is that of the member that was
+//! asked (I7); no renewal is sent twice over the call. One whose call broke off, or that is not answered in its time, has no
+//! outcome: nothing is logged by a renewal, so that is the same as not to have asked (I5). What lies in the queue at one moment
+//! goes out in one message; nothing is held back for others to come. Another leader, another address or directory of the same
+//! one, or another token to show is another call; what is under way on the last one may still be answered. To a node of an
+//! earlier version, which does not know this call, each renewal goes as a call of its own.
+//!
+//! It does not know what a renewal means, nor who leads: the caller says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::stream::{self, Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use treelease_proto::id::NodeId;
+use treelease_proto::wire;
+use treelease_proto::wire::forward_answer::Kind;
+use treelease_proto::wire::forward_request::Call;
+use treelease_proto::wire::renewal_answered::Word;
+
+use super::network::{Lost, Network, NotOpened};
+use crate::config::Token;
+use crate::store::identity::Member;
+
+/// Renewals that wait for the leader's word; more are turned away.
+const WAITING_MAX: usize = 16_384;
+/// Renewals in one message: some tens of kilobytes at most.
+pub const IN_MESSAGE_MAX: usize = 256;
+/// How long a call may take until it is open: that of one renewal.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+/// A leader that did not know the call is not asked for it for so long: it may be replaced by a newer build meanwhile.
+const NOT_KNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Relay {
+    network: Network,
+    line: Mutex<Option<Line>>,
+}
+
+/// The way to the leader that was asked last.
+enum Line {
+    Open(Open),
+    /// It does not know the call.
+    Older(Way, Instant),
+}
+
+/// To whom a call goes, and what it shows.
+#[derive(Clone, PartialEq, Eq)]
+struct Way {
+    leader: NodeId,
+    member: Member,
+    token: Option<Token>,
+}
+
+/// A call that is open, or is being opened.
+#[derive(Clone)]
+struct Open {
+    way: Way,
+    asks: mpsc::Sender<wire::RenewalAsked>,
+    waiting: Arc<Waiting>,
+}
+
+/// Why a call has ended, or takes no renewal.
+#[derive(Debug, Clone)]
+enum End {
+    /// The other end does not know it.
+    Older,
+    /// None of its renewals was sent.
+    NotSent(String),
+    /// Any of them may have been.
+    Broke(String),
+}
+
+impl Relay {
+    /// Nothing is open yet.
+    pub fn new(network: Network) -> Self {
+        Self { network, line: Mutex::default() }
+    }
+
+    /// Sends one renewal to that node, and waits for its word.
+    pub async fn renew(&self, leader: NodeId, renewal: wire::RenewRequest, limit: Duration) -> Result<Word, Lost> {
+        let member =
+            self.network.peers().member(leader).ok_or_else(|| Lost::NotSent(format!("node {leader} is not known here")))?;
+        let way = Way { leader, member, token: self.network.shown() };
+        if let Some(open) = self.line(way)? {
+            match open.renew(renewal.clone(), limit).await {
+                Ok(word) => return Ok(word),
+                Err(End::NotSent(why)) => return Err(Lost::NotSent(why)),
+                Err(End::Broke(why)) => return Err(Lost::Perhaps(why)),
+                Err(End::Older) => *self.lock() = Some(Line::Older(open.way, Instant::now() + NOT_KNOWN_FOR)),
+            }
+        }
+        match self.network.forward(leader, Call::Renew(renewal), limit).await? {
+            Kind::Renewed(answer) => Ok(Word::Renewed(answer)),
+            Kind::Failed(wire::ForwardFailed { code, message }) => Ok(Word::Failed(wire::CallFailed { code, message })),
+            _ => Err(Lost::Perhaps("the leader's answer is of another version".into())),
+        }
+    }
+
+    /// The call to take; none: it does not know one.
+    fn line(&self, way: Way) -> Result<Option<Open>, Lost> {
+        let mut line = self.lock();
+        match &*line {
+            Some(Line::Open(open)) if open.way == way && open.waiting.ended().is_none() => return Ok(Some(open.clone())),
+            Some(Line::Older(older, until)) if *older == way && Instant::now() < *until => return Ok(None),
+            _ => {}
+        }
+        let open = Open::begin(&self.network, way)?;
+        *line = Some(Line::Open(open.clone()));
+        Ok(Some(open))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Line>> {
+        self.line.lock().expect("nothing panics while it holds the line")
+    }
+}
+
+impl Open {
+    fn begin(network: &Network, way: Way) -> Result<Self, Lost> {
+        let stamp = network.peers().stamp(way.leader, &way.member.disk);
+        let stamp = stamp.ok_or_else(|| Lost::NotSent("there is no cluster yet".into()))?;
+        let (asks, queue) = mpsc::channel(WAITING_MAX);
+        let waiting = Arc::<Waiting>::default();
+        tokio::spawn(converse(network.clone(), way.clone(), messages(queue, stamp), waiting.clone()));
+        Ok(Self { way, asks, waiting })
+    }
+
+    async fn renew(&self, renewal: wire::RenewRequest, limit: Duration) -> Result<Word, End> {
+        let (tag, answer) = self.waiting.begin()?;
+        let _forget = Forget(&self.waiting, tag);
+        // The leader ends it at its limit; this side waits a little longer, for its word.
+        let grace = Duration::from_millis(100).min(limit / 4);
+        let asked = wire::RenewalAsked { tag, limit_ms: (limit - grace).as_millis() as u64, renewal: Some(renewal) };
+        self.asks.try_send(asked).map_err(|_| End::NotSent("the call to the leader has just ended".into()))?;
+        match timeout(limit, answer).await {
+            Ok(word) => word.unwrap_or_else(|_| Err(End::Broke("the call to the leader broke off".into()))),
+            Err(_) => Err(End::Broke(format!("no answer within {} ms", limit.as_millis()))),
+        }
+    }
+}
+
+/// What is in the queue, as messages; until nobody can put more into it.
+fn messages(queue: mpsc::Receiver<wire::RenewalAsked>, stamp: wire::Stamp) -> impl Stream<Item = wire::RenewalsForwarded> + Send {
+    stream::unfold((queue, stamp), |(mut queue, stamp)| async move {
+        let mut asked = Vec::new();
+        let some = queue.recv_many(&mut asked, IN_MESSAGE_MAX).await > 0;
+        some.then(|| (wire::RenewalsForwarded { stamp: Some(stamp.clone()), asked }, (queue, stamp)))
+    })
+}
+
+/// Opens the call and hands out its answers, until it ends.
+async fn converse(
+    network: Network,
+    way: Way,
+    asked: impl Stream<Item = wire::RenewalsForwarded> + Send + 'static,
+    waiting: Arc<Waiting>,
+) {
+    let opened = timeout(OPEN_LIMIT, network.renewals(&way.member.addr, asked)).await;
+    let mut answers = match opened {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(NotOpened::NotKnown)) => return waiting.end(End::Older),
+        Ok(Err(NotOpened::No(why))) => return waiting.end(End::NotSent(why)),
+        Err(_) => return waiting.end(End::Broke(format!("not reached within {} s", OPEN_LIMIT.as_secs()))),
+    };
+    let why = loop {
+        match answers.next().await {
+            Some(Ok(returned)) => {
+                let stamp = returned.stamp.as_ref();
+                if let Err(why) = network.peers().check_answer(stamp, way.leader, &way.member.disk) {
+                    break why;
+                }
+                waiting.answer(returned.answered);
+            }
+            Some(Err(why)) => break why,
+            None => break "it has ended the call".into(),
+        }
+    };
+    waiting.end(End::Broke(why));
+}
+
+type Outcome = Result<Word, End>;
+
+/// The renewals of one call that are under way.
+#[derive(Default)]
+struct Waiting(Mutex<Tags>);
+
+#[derive(Default)]
+struct Tags {
+    last: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    ended: Option<End>,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Tags> {
+        self.0.lock().expect("nothing panics while it holds the tags")
+    }
+
+    /// One more: its tag, and where its outcome will be.
+    fn begin(&self) -> Result<(u64, oneshot::Receiver<Outcome>), End> {
+        let mut tags = self.lock();
+        if let Some(end) = &tags.ended {
+            return Err(end.clone());
+        }
+        if tags.waiting.len() >= WAITING_MAX {
+            return Err(End::NotSent(format!("more than {WAITING_MAX} renewals wait for the leader; try again later")));
+        }
+        let (outcome, answer) = oneshot::channel();
+        tags.last += 1;
+        let tag = tags.last;
+        tags.waiting.insert(tag, outcome);
+        Ok((tag, answer))
+    }
+
+    /// Answers that nobody waits for, or that say nothing, are nobody's.
+    fn answer(&self, answered: Vec<wire::RenewalAnswered>) {
+        let mut tags = self.lock();
+        for wire::RenewalAnswered { tag, word } in answered {
+            if let (Some(word), Some(outcome)) = (word, tags.waiting.remove(&tag)) {
+                let _ = outcome.send(Ok(word));
+            }
+        }
+    }
+
+    /// Nothing is taken or answered any more.
+    fn end(&self, end: End) {
+        let mut tags = self.lock();
+        tags.ended = Some(end.clone());
+        for (_, outcome) in std::mem::take(&mut tags.waiting) {
+            let _ = outcome.send(Err(end.clone()));
+        }
+    }
+
+    fn ended(&self) -> Option<End> {
+        self.lock().ended.clone()
+    }
+}
+
+/// Whoever asked waits no longer, answered or not.
+struct Forget<'a>(&'a Waiting, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting.remove(&self.1);
+    }
+}
