@@ -73,6 +73,8 @@ pub struct Settings {
     pub quick: bool,
     /// Lease servers of how many nodes.
     pub nodes: Vec<usize>,
+    /// What of the lease server.
+    pub tasks: Vec<server::Part>,
     /// An existing directory to work in, instead of a filesystem of our own.
     pub backing: Option<PathBuf>,
 }

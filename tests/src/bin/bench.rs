@@ -53,6 +53,9 @@ struct Args {
     /// Lease servers of how many nodes
     #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: Vec<u8>,
+    /// What of the lease server, by `--only server`
+    #[arg(long, value_delimiter = ',', default_value = "own-trees,one-tree,renewals,kills")]
+    tasks: Vec<server::Part>,
     /// Work in this directory instead of on a filesystem made for it
     #[arg(long, value_name = "DIR")]
     backing: Option<PathBuf>,
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         rivals: rivals(args.rivals)?,
         quick: args.quick,
         nodes: args.nodes.into_iter().map(usize::from).collect(),
+        tasks: args.tasks,
         backing: args.backing,
     };
     let ground = Ground::new(&settings)?;
