@@ -35,6 +35,7 @@ mod failed;
 mod learned;
 mod line;
 pub mod members;
+mod order;
 mod renew;
 mod status;
 #[cfg(test)]
@@ -42,6 +43,7 @@ mod tests;
 mod watch;
 
 use failed::{Failed, classify};
+use order::Order;
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
 pub use learned::LEARNED_MAX;
@@ -152,8 +154,8 @@ struct Inner {
     clients: Mutex<BTreeMap<String, LeaseClient<Channel>>>,
     /// One call for all renewals to one of them.
     lines: line::Lines,
-    /// Which server answered last: it is asked first.
-    preferred: Mutex<Option<String>>,
+    /// Which one is asked first.
+    order: Mutex<Order>,
     learned: learned::Learned,
 }
 
@@ -199,7 +201,7 @@ impl Servers {
             dial,
             clients: Mutex::default(),
             lines: line::Lines::default(),
-            preferred: Mutex::default(),
+            order: Mutex::default(),
             learned: Default::default(),
         };
         Self { inner: Arc::new(inner), timeout }
@@ -241,10 +243,14 @@ impl Servers {
             command: Some(command.into()),
         };
         let answer = self
-            .call(true, |mut target, limit| {
-                let request = target.request(request.clone(), limit);
-                async move { target.client.r#do(request).await }
-            })
+            .call_following(
+                true,
+                |answer: &wire::DoAnswer| &answer.leader_at,
+                |mut target, limit| {
+                    let request = target.request(request.clone(), limit);
+                    async move { target.client.r#do(request).await }
+                },
+            )
             .await?;
         let done = Done {
             answer: answer.answer.ok_or_else(|| bad("answer", "it is missing"))?.try_into().map_err(not_understood)?,
@@ -273,8 +279,14 @@ impl Servers {
         watch::stream(self.clone(), since, trees)
     }
 
-    /// Calls one server after the other until one answers, none will, or the limit has passed.
-    async fn call<T, F>(&self, changes: bool, mut one: impl FnMut(Target, Duration) -> F) -> Result<T, CallError>
+    /// Calls one server after the other until one answers, none will, or the limit has passed. `leader_at` is what an answer says of
+    /// the leader's node, which is asked first from then on.
+    async fn call_following<T, F>(
+        &self,
+        changes: bool,
+        leader_at: impl Fn(&T) -> &str,
+        mut one: impl FnMut(Target, Duration) -> F,
+    ) -> Result<T, CallError>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -296,17 +308,23 @@ impl Servers {
                 }
                 let failed = match tokio::time::timeout(limit, one(target.clone(), limit)).await {
                     Ok(Ok(answer)) => {
-                        self.prefer(&target.address);
+                        self.prefer_leader(leader_at(answer.get_ref()), &target.address);
                         return Ok(answer.into_inner());
                     }
                     Ok(Err(status)) => classify(&status),
-                    Err(_) => Failed::Perhaps("no answer in time".into()),
+                    Err(_) => {
+                        self.doubt(&target.address);
+                        Failed::Perhaps("no answer in time".into())
+                    }
                 };
                 match failed {
                     // An earlier try may have been carried out: this refusal is of this try only.
                     Failed::Refused(refusal) if changes && sent => last = refusal.message,
                     Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
-                    Failed::NotSent(text) => last = text,
+                    Failed::NotSent(text) => {
+                        self.doubt(&target.address);
+                        last = text;
+                    }
                     Failed::Perhaps(text) => (sent, last) = (true, text),
                 }
             }
@@ -323,7 +341,7 @@ impl Servers {
         }
     }
 
-    /// The servers to try, the one that answered last first.
+    /// The servers to try, the leader's node first, as far as that is known; else the one that answered last.
     fn targets(&self) -> Result<Vec<Target>, CallError> {
         let (endpoints, token) =
             self.everybody().map_err(|last| CallError::Unreachable { tried: Vec::new(), waited: Duration::ZERO, last })?;
@@ -340,19 +358,9 @@ impl Servers {
             };
             targets.push(Target { address, client, token: token.clone() });
         }
-        let preferred = self.inner.preferred.lock().expect("no panic while the lock is held").clone();
-        targets.sort_by_key(|target| Some(&target.address) != preferred.as_ref());
+        let order = self.order();
+        targets.sort_by_key(|target| !order.is_first(&target.address));
         Ok(targets)
-    }
-
-    /// The leader's node is asked first, if it is one of ours by this name; else who answered.
-    fn prefer_leader(&self, leader_at: &str, answered: &str) {
-        let leader = Endpoint::from_address(leader_at).map(|e| e.to_string()).ok().filter(|e| self.endpoints().contains(e));
-        self.prefer(leader.as_deref().unwrap_or(answered));
-    }
-
-    fn prefer(&self, address: &str) {
-        *self.inner.preferred.lock().expect("no panic while the lock is held") = Some(address.into());
     }
 }
 

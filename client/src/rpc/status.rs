@@ -56,7 +56,7 @@ impl Servers {
                 && answer.quorum
                 && answer.cluster == marked.cluster
             {
-                self.prefer(&address);
+                self.prefer_leader("", &address);
                 return Some(answer);
             }
         }

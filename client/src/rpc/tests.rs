@@ -45,7 +45,7 @@ struct State {
     stays_open: StaysOpen,
     open_calls: AtomicUsize,
     own_calls: AtomicUsize,
-    /// Whom its answers to renewals call the leader.
+    /// Whom its answers call the leader.
     leader_at: Mutex<String>,
     watches: Mutex<Vec<u64>>,
     /// What its status says; none: it has no status.
@@ -134,7 +134,8 @@ impl Lease for Fake {
             return Err(Status::unavailable("the leader changed"));
         }
         let answer = Some((&Answer::Done).into());
-        Ok(Response::new(wire::DoAnswer { answer, cluster: self.0.cluster.to_string(), revision: 7 }))
+        let leader_at = self.0.leader_at.lock().unwrap().clone();
+        Ok(Response::new(wire::DoAnswer { answer, cluster: self.0.cluster.to_string(), revision: 7, leader_at }))
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewAnswer>, Status> {
@@ -373,6 +374,34 @@ async fn the_leaders_node_is_asked_first_and_one_that_is_no_endpoint_of_ours_is_
     *leader.0.leader_at.lock().unwrap() = "elsewhere:1".into();
     servers.renew(&renewal(), None).await.unwrap();
     assert_eq!(servers.targets().unwrap()[0].address, endpoints[1].as_str());
+}
+
+#[tokio::test]
+async fn a_change_goes_to_the_leaders_node_once_an_answer_has_named_it() {
+    let (follower, leader) = (fake(0, false), fake(0, false));
+    let endpoints = vec![serve(&follower).await, serve(&leader).await];
+    let servers = servers(endpoints.clone(), 60_000);
+    let address = endpoints[1].as_str().trim_start_matches("http://").to_owned();
+    for fake in [&follower, &leader] {
+        *fake.0.leader_at.lock().unwrap() = address.clone();
+    }
+    for _ in 0..5 {
+        servers.do_command("test", None, command()).await.unwrap();
+    }
+    let asked = [&follower, &leader].map(|fake| fake.0.keys.lock().unwrap().len());
+    assert_eq!(asked, [1, 4], "the follower's answer names the leader");
+}
+
+#[tokio::test]
+async fn a_named_leader_that_is_not_there_costs_one_try_and_no_call() {
+    let (good, away) = (fake(0, false), nobody().await);
+    let servers = servers(vec![serve(&good).await, away.clone()], 60_000);
+    *good.0.leader_at.lock().unwrap() = away.as_str().trim_start_matches("http://").to_owned();
+    for first in [1, 0, 0, 0] {
+        servers.do_command("test", None, command()).await.unwrap();
+        assert_eq!(servers.targets().unwrap()[0].address, servers.endpoints()[first]);
+    }
+    assert_eq!(good.0.keys.lock().unwrap().len(), 4);
 }
 
 #[tokio::test]

@@ -139,7 +139,9 @@ impl Service {
             opened.cluster = self.cluster().to_string();
         }
         let revision = self.api.consensus.state().revision();
-        wire::DoAnswer { answer: Some(message), cluster: self.cluster().to_string(), revision }
+        // Who made the answer leads, as a rule; of an answer that was passed on it is the leader's word.
+        let leader_at = if self.api.consensus.leads() { self.api.consensus.own_address() } else { String::new() };
+        wire::DoAnswer { answer: Some(message), cluster: self.cluster().to_string(), revision, leader_at }
     }
 
     pub(super) fn cluster_status(&self) -> wire::StatusAnswer {

@@ -75,6 +75,8 @@ pub struct Settings {
     pub nodes: Vec<usize>,
     /// Only the guard's rows with one of these words in their names; empty: all.
     pub rows: Vec<String>,
+    /// What of the lease server.
+    pub tasks: Vec<server::Part>,
     /// An existing directory to work in, instead of a filesystem of our own.
     pub backing: Option<PathBuf>,
 }

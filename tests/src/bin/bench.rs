@@ -56,6 +56,9 @@ struct Args {
     /// Of the guard's workloads those with one of these words in their names, and what they work with [default: all]
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
+    /// What of the lease server, by `--only server`
+    #[arg(long, value_delimiter = ',', default_value = "own-trees,one-tree,renewals,kills")]
+    tasks: Vec<server::Part>,
     /// Work in this directory instead of on a filesystem made for it
     #[arg(long, value_name = "DIR")]
     backing: Option<PathBuf>,
@@ -78,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         quick: args.quick,
         nodes: args.nodes.into_iter().map(usize::from).collect(),
         rows: args.rows,
+        tasks: args.tasks,
         backing: args.backing,
     };
     let ground = Ground::new(&settings)?;

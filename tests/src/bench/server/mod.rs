@@ -61,12 +61,28 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// How long nodes may take until one leads.
 pub const START: Duration = Duration::from_secs(60);
 
+/// A part of what is measured of the lease server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Acquire and release, a tree each
+    OwnTrees,
+    /// Acquire and release, all in line for one tree
+    OneTree,
+    /// Renewals
+    Renewals,
+    /// Leaders killed
+    Kills,
+}
+
 /// What is measured, and with how many clients at once.
-fn cells(settings: &Settings) -> [(Task, &'static [usize]); 3] {
-    match settings.quick {
-        false => [(Task::OwnTrees, &[1, 16, 64]), (Task::OneTree, &[2, 8, 32]), (Task::Renewals, &[1, 16, 64])],
-        true => [(Task::OwnTrees, &[1, 3]), (Task::OneTree, &[3]), (Task::Renewals, &[3])],
-    }
+fn cells(settings: &Settings) -> Vec<(Task, &'static [usize])> {
+    let (own, one, renewals): (&[usize], &[usize], &[usize]) = match settings.quick {
+        false => (&[1, 16, 64], &[2, 8, 32], &[1, 16, 64]),
+        true => (&[1, 3], &[3], &[3]),
+    };
+    let all =
+        [(Part::OwnTrees, Task::OwnTrees, own), (Part::OneTree, Task::OneTree, one), (Part::Renewals, Task::Renewals, renewals)];
+    all.into_iter().filter(|(part, ..)| settings.tasks.contains(part)).map(|(_, task, clients)| (task, clients)).collect()
 }
 
 /// Both lock services with so many nodes; only one of them, if etcd is not compared with.
@@ -113,7 +129,7 @@ pub fn measure(settings: &Settings, ground: &Ground) -> anyhow::Result<String> {
         runtime.block_on(pair.lead())?;
         rows.extend(runtime.block_on(loads(settings, &pair, nodes))?);
         // With one of three nodes dead, two are a quorum; with one of one there is none.
-        if nodes >= 3 {
+        if nodes >= 3 && settings.tasks.contains(&Part::Kills) {
             kills = runtime.block_on(leaders_killed(settings, pair))?;
         }
     }

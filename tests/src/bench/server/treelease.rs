@@ -75,7 +75,10 @@ impl Service for Treelease {
     }
 
     async fn caller(&self, node: usize, ttl: Duration) -> anyhow::Result<Client> {
-        let servers = (0..self.nodes()).map(|node| self.servers([node])).collect::<anyhow::Result<Vec<_>>>()?;
+        let count = self.nodes();
+        let servers = (0..count).map(|node| self.servers([node])).collect::<anyhow::Result<Vec<_>>>()?;
+        let from = |first| (first..first + count).map(move |node| node % count);
+        let changes = (0..count).map(|node| self.servers(from(node))).collect::<anyhow::Result<Vec<_>>>()?;
         let session = SessionId::random();
         let side: SideName = format!("side-{}", &session.as_str()[..12]).parse().map_err(|why| anyhow!("{why}"))?;
         let change = Change::OpenSession(OpenSession {
@@ -88,11 +91,12 @@ impl Service for Treelease {
             boot: "bench".into(),
             machine: String::new(),
         });
-        match accepted(&servers[node], change).await? {
+        match accepted(&changes[node], change).await? {
             Answer::Opened { session, incarnation, .. } => Ok(Client {
                 // As a daemon's that goes out because it is time.
                 renewal: Renewal { session, incarnation, number: 0, nonce: 0, can_wait: true },
                 servers,
+                changes,
                 node,
                 ids: self.ids.clone(),
                 epochs: BTreeMap::new(),
@@ -145,7 +149,10 @@ impl Service for Treelease {
 
 /// A side, as its daemon speaks to the server.
 pub struct Client {
+    /// Each of the nodes alone: for renewals and events.
     servers: Vec<Servers>,
+    /// All of them, that one first: changes go to the leader's node by themselves, as a daemon's do.
+    changes: Vec<Servers>,
     node: usize,
     renewal: Renewal,
     ids: Ids,
@@ -213,7 +220,7 @@ impl Caller for Client {
             note: String::new(),
             place: None,
         };
-        let epoch = match accepted(&self.servers[self.node], Change::Acquire(acquire)).await? {
+        let epoch = match accepted(&self.changes[self.node], Change::Acquire(acquire)).await? {
             Answer::Granted(grant) => grant.epoch,
             Answer::Queued { .. } => self.granted(&tree).await?,
             other => bail!("not granted: {other:?}"),
@@ -224,7 +231,7 @@ impl Caller for Client {
 
     async fn rest(&mut self, tree: &str) -> anyhow::Result<()> {
         let lease = self.lease(tree)?;
-        match accepted(&self.servers[self.node], Change::Rest { lease, number: 1 }).await? {
+        match accepted(&self.changes[self.node], Change::Rest { lease, number: 1 }).await? {
             Answer::Done => Ok(()),
             other => bail!("not at rest: {other:?}"),
         }
@@ -232,7 +239,7 @@ impl Caller for Client {
 
     async fn release(&mut self, tree: &str) -> anyhow::Result<()> {
         let release = Release { lease: self.lease(tree)?, files: 0, bytes: 0, late_refused: 0, to: None, note: String::new() };
-        match accepted(&self.servers[self.node], Change::Release(release)).await? {
+        match accepted(&self.changes[self.node], Change::Release(release)).await? {
             Answer::Done => Ok(()),
             other => bail!("not released: {other:?}"),
         }
