@@ -372,8 +372,9 @@ impl Daemon {
             }
             Step::Release { files, bytes, to, request } => {
                 let tree_note = tree.end_note.clone();
-                let late_refused = mount.map_or(0, |m| m.counts().pages_refused);
                 let Some(lease) = self.current_lease(id) else { return };
+                let refused = mount.map_or(0, |m| m.counts().pages_refused);
+                let late_refused = self.trees.get_mut(id).map_or(0, |tree| tree.late.for_release(lease.epoch, refused));
                 if !self.note_let_go(id, lease.epoch, Past::Released) {
                     return self.end_later(id, no, now);
                 }
@@ -684,6 +685,7 @@ impl Daemon {
         let name = tree.side.name.clone();
         if let (EndResult::Released { .. }, Some(tree)) = (&result, self.trees.get_mut(id)) {
             tree.unflushed = false;
+            tree.late.released();
         }
         if let (EndResult::Surrendered(why), Some(ending)) = (&result, &mut self.ending) {
             ending.unclean.push(format!("\"{name}\" ended unclean: {why}"));

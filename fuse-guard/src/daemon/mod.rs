@@ -17,6 +17,7 @@
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
 //! | `clock` | what follows when this machine's clock was wrong |
+//! | `late` | pages of mappings that a shut gate refused: told |
 //! | `locks` | the marker's lock: taken, looked after, let go of; and the ended lease's, asked for |
 //! | `modes` | what follows when the policy's mode changes |
 //! | `root` | marker, stamp and left-overs at a grant (I8) |
@@ -30,6 +31,7 @@ mod clock;
 mod effects;
 mod flushes;
 mod following;
+mod late;
 mod locks;
 mod machine;
 mod modes;
@@ -126,6 +128,7 @@ pub(crate) struct Tree {
     enders: Vec<mpsc::Sender<Progress>>,
     notes: Vec<String>,
     alarms: bypass::Alarms,
+    late: late::Late,
     /// What the person who hands over wants to be read in the history.
     end_note: String,
     /// Something was written under a lease that has not ended clean.
@@ -353,6 +356,7 @@ impl Daemon {
         self.unpark(now);
         self.refresh_rights(now);
         self.look_at_write_back(now);
+        self.look_at_late_pages(now);
         for tree in self.trees.values_mut() {
             if let Some(mounted) = &tree.mounted {
                 // What is in flight on slow storage, or waits for it, is a mutation of now: the tree is not at rest.
@@ -452,6 +456,7 @@ impl Daemon {
                 enders: Vec::new(),
                 notes: Vec::new(),
                 alarms: bypass::Alarms::default(),
+                late: late::Late::default(),
                 end_note: String::new(),
                 unflushed: false,
                 end_key: None,

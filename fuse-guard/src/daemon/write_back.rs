@@ -1,8 +1,9 @@
 //! Writing back: what the policy asks of each mount, and what follows when the storage is silent or has failed.
 //!
 //! *Promises:* a policy that changes is obeyed at the loop's next turn. While no write-back call has returned for half of the
-//! session's TTL the tree's gate is shut ([`TreeSide::handle_silence`](super::tree::TreeSide::handle_silence)). An error that a
-//! call meets ends the lease, as one that a flush meets does.
+//! session's TTL the tree's gate is shut ([`TreeSide::handle_silence`](super::tree::TreeSide::handle_silence)), so too while there is
+//! no thread to make one with; the threads are tried again at each turn. An error that a call meets ends the lease, as one that a flush
+//! meets does.
 //!
 //! *Does not know* how it is written back ([`crate::fs::write_back`]). Nothing here touches the storage.
 
@@ -34,6 +35,7 @@ impl Daemon {
             mounted.mount.write_back((policy.mode == Mode::Enforce).then_some(policy.dirty_max));
             let silent = silent_at(mounted, self.session.as_ref()).is_some_and(|at| now >= at);
             let failed = mounted.mount.take_failed();
+            let trouble = mounted.mount.take_write_back_trouble();
             if tree.side.handle_silence(silent) {
                 news = true;
                 let silent = tree.side.is_silenced();
@@ -46,6 +48,15 @@ impl Daemon {
                 if silent || tree.side.is_open() {
                     keep_note(tree, what.into());
                 }
+            }
+            if let Some(missing) = trouble {
+                news = true;
+                let what = match missing {
+                    true => "no thread can be started to write back with: tried again every second",
+                    false => "the threads that write back have been started after all",
+                };
+                tracing::warn!(tree = %id, "{what}");
+                keep_note(tree, what.into());
             }
             if failed {
                 tree.side.handle_write_back_error(now);

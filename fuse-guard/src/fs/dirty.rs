@@ -374,4 +374,19 @@ mod tests {
         dirty.flush(|_| String::new(), || false).unwrap();
         assert_eq!(dirty_now(), 1, "the gate was not shut: nothing is taken from the set");
     }
+    #[test]
+    fn a_flush_asks_on_a_descriptor_of_its_own_and_leaves_a_programs_error_to_that_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
+        let (dirty, node) = (Dirty::default(), nodes.root());
+        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
+        // A program's descriptor has an error to tell, once: an fsync of a pipe always fails.
+        let (program, _other_end) = std::io::pipe().unwrap();
+        assert!(fsync(&program).is_err());
+        lock(&node.writable).pages = Some(Arc::new(OwnedFd::from(program)));
+        dirty.wrote(node, 1);
+        assert_eq!(dirty.flush(|_| String::new(), || true), Ok((1, 1)), "it was not asked");
+    }
 }

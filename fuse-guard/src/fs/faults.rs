@@ -21,12 +21,16 @@ pub struct Faults {
     pub no_last_look: bool,
     /// What is open already is read as the storage's client has it, without a look at the storage at its first touch in a run.
     pub no_first_touch: bool,
+    /// What the storage's client has kept of a file is not dropped at its first open in a run.
+    pub no_first_drop: bool,
     /// The kernel is told to forget nothing when a lease comes or goes.
     pub no_forgetting: bool,
     /// Whoever opens a file is given the pages that the kernel has of it, whoever wrote it since.
     pub keep_always: bool,
     /// What was written is left to the kernel until a flush, and nobody waits.
     pub no_write_back: bool,
+    /// No rule: files are shed by their names, as where the kernel cannot drop them by their numbers.
+    pub no_prune: bool,
 }
 
 impl Faults {
@@ -47,9 +51,11 @@ impl Faults {
             clear_first: has("clear_first"),
             no_last_look: has("no_last_look"),
             no_first_touch: has("no_first_touch"),
+            no_first_drop: has("no_first_drop"),
             no_forgetting: has("no_forgetting"),
             keep_always: has("keep_always"),
             no_write_back: has("no_write_back"),
+            no_prune: has("no_prune"),
         }
     }
 }

@@ -98,6 +98,7 @@ impl Fs {
                 reopen(&node.fd, lower)?
             }
         };
+        self.drop_old_pages(&node, &fd, seen);
         if asked.contains(OFlags::TRUNC) {
             self.dirty.wrote(&node, 0);
         }
@@ -112,6 +113,9 @@ impl Fs {
         match &*self.handles.get(fh)? {
             Open::File(file) => {
                 self.freshen_open(&file.node)?;
+                if self.first_reads.matter {
+                    self.drop_old_pages(&file.node, &file.fd, &self.gate.standing());
+                }
                 let mut done = 0;
                 while done < buf.len() {
                     match rustix::io::pread(&*file.fd, &mut buf[done..], offset + done as u64) {
@@ -179,6 +183,7 @@ impl Fs {
             node.spoil();
             if why == reason::READ_ONLY {
                 self.gate.refused_page();
+                self.late.note(self.nodes.path_of(&node));
             }
             tracing::warn!(path = self.nodes.path_of(&node), %why, "mapped pages could not be written: msync and fsync say so");
         }

@@ -27,10 +27,12 @@ pub mod dir;
 pub mod dirty;
 pub mod error;
 pub mod faults;
+pub mod first_reads;
 pub mod handle;
 pub mod inode;
 pub mod io;
 mod lacking;
+pub mod late;
 pub mod names;
 mod revalidate;
 pub mod status_dir;
@@ -60,9 +62,11 @@ use dir::Listings;
 use dirty::{Dirty, Unfinished};
 use error::{Errno, Result, reason};
 use faults::Faults;
+use first_reads::FirstReads;
 use handle::Handles;
 use inode::{Node, Nodes, ROOT};
 use lacking::Which;
+use late::LateFiles;
 use status_dir::StatusDir;
 use write_back::WriteBack;
 use writers::Writers;
@@ -88,6 +92,10 @@ pub struct Fs {
     pub authors: Authors,
     /// Who wrote lately.
     pub writers: Writers,
+    /// What the storage's client must drop before it is read.
+    pub first_reads: FirstReads,
+    /// Files of which pages were refused.
+    pub late: LateFiles,
     /// The virtual `.treelease/`.
     pub status: StatusDir,
     /// Names that the kernel was told are not there.
@@ -198,6 +206,8 @@ impl Fs {
             unfinished: Unfinished::default(),
             authors: Authors::default(),
             writers: Writers::default(),
+            first_reads: FirstReads::default(),
+            late: LateFiles::default(),
             status: StatusDir::default(),
             absent: Absent::default(),
             faults: Faults::default(),

@@ -116,7 +116,8 @@ impl Call {
         self.report(why, true);
         if self.op.page_cache() {
             // The kernel believes that its page is written: the next open drops it.
-            self.shared.fs.nodes.get(self.on).iter().for_each(|node| node.spoil());
+            fs.nodes.get(self.on).iter().for_each(|node| node.spoil());
+            fs.late.note(self.path());
         }
         reply.send(&self.shared.fs, Err(why));
     }

@@ -17,7 +17,7 @@
 //!
 //! The lease. What may block in the kernel, as every invalidation ([`super::notify`]), runs on a thread beside it, and is waited for
 //! [`BESIDE`] at most: a mutation that waits for the lease keeps its directory locked in the kernel, and no other listing or name
-//! is to wait for that one. At [`BESIDE_MAX`] such threads it waits for the oldest.
+//! is to wait for that one ([`super::shedding`] says why none waits for ever). At [`BESIDE_MAX`] such threads it waits for the oldest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,9 +26,10 @@ use treelease_client::words::time::BootTime;
 
 use super::Shared;
 use super::notify::Notify;
+use super::shedding::{self, Shedding};
 use crate::fs::caching::READER_TTL;
 use crate::gate::{Gate, in_time};
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, PoisonError, lock};
+use crate::sync::{Arc, Condvar, Mutex, Ordering, PoisonError, lock};
 
 /// When the kernel is told to forget a second time: answers are not that long on their way.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -40,20 +41,13 @@ const BESIDE: Duration = Duration::from_millis(500);
 /// Rounds that hang at the same time; each ends with the mutation that it hangs behind, at the latest after its wait.
 const BESIDE_MAX: usize = 16;
 
-/// Below this part of all descriptors, unconfirmed files are left to the flush.
-const MANY_UNCONFIRMED: u64 = 8;
-/// Threads that shed: in one directory the kernel lets each of them in as often as one that looks up.
-const SHEDDERS: usize = 4;
-/// How long the kernel has for its answer before more files are shed.
-const SHED_PAUSE: Duration = Duration::from_millis(20);
-
 /// What there is to forget, and when.
 #[derive(Default)]
 pub(crate) struct Keeper {
     state: Mutex<State>,
     wake: Condvar,
-    shedding: AtomicBool,
-    relieving: AtomicBool,
+    /// Who tells the kernel of names.
+    pub(super) shedding: Shedding,
 }
 
 #[derive(Default)]
@@ -100,7 +94,7 @@ impl Keeper {
 
     /// Descriptors run short: one for each file that the kernel knows.
     pub(super) fn crowded(&self) {
-        if !self.shedding.load(Ordering::Relaxed) {
+        if !self.shedding.is_under_way() {
             lock(&self.state).crowded = true;
             self.wake.notify_all();
         }
@@ -128,7 +122,7 @@ impl Keeper {
             let (shared, notify) = (shared.clone(), notify.clone());
             let _hangs = beside.within(BESIDE, "forgetting", move || match job {
                 Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
-                Job::Shed => shed(&shared, &notify),
+                Job::Shed => shedding::shed(&shared, &notify),
                 _ => forget(&shared, &notify),
             });
         }
@@ -180,7 +174,7 @@ impl State {
 }
 
 /// All that the kernel keeps, without pages that may still have to be written.
-fn forget(shared: &Shared, notify: &Notify) {
+fn forget(shared: &Arc<Shared>, notify: &Notify) {
     let nodes = shared.fs.nodes.all();
     // What blocks on nothing, before anything else.
     nodes.iter().for_each(|node| notify.attributes(node.id));
@@ -189,53 +183,12 @@ fn forget(shared: &Shared, notify: &Notify) {
         notify.inode(node.id);
     }
     let expire = shared.expire_only.load(Ordering::Relaxed);
-    for node in nodes {
-        // Where names cannot expire, a directory's stays to its time-out: dropped, it would be gone from under whoever works there.
-        if expire || !node.is_dir() {
-            shared.forget_names(&node, notify);
-        }
-    }
-    shared.forget_absent(notify);
-}
-
-/// Makes the kernel forget the files that it has known longest, a third of them. Directories stay: one may be where somebody works.
-/// Where many are unconfirmed, those are confirmed beside, for each keeps a descriptor too.
-fn shed(shared: &Arc<Shared>, notify: &Notify) {
-    let keeper = &shared.keeper;
-    if keeper.shedding.swap(true, Ordering::SeqCst) {
-        return;
-    }
-    let nodes = &shared.fs.nodes;
-    if !shared.keeper.relieving.swap(true, Ordering::SeqCst) {
-        let shared = shared.clone();
-        let thread = std::thread::Builder::new().name("relieve".into()).spawn(move || {
-            let nodes = &shared.fs.nodes;
-            shared.fs.dirty.relieve(nodes.descriptors.may_have() / MANY_UNCONFIRMED, |node| nodes.path_of(node));
-            shared.keeper.relieving.store(false, Ordering::SeqCst);
-        });
-        if thread.is_err() {
-            keeper.relieving.store(false, Ordering::SeqCst);
-        }
-    }
-    // Numbers alone: whoever keeps a node keeps its descriptor.
-    let mut files: Vec<(u64, u64)> =
-        nodes.all().iter().filter(|node| !node.is_dir()).map(|node| (node.generation, node.id)).collect();
-    files.sort_unstable();
-    files.truncate(files.len() / 3 + 1);
-    std::thread::scope(|threads| {
-        for part in 0..SHEDDERS {
-            let files = &files;
-            let thread = std::thread::Builder::new().name(format!("shed-{part}"));
-            let _none_to_be_had = thread.spawn_scoped(threads, move || {
-                for (_, id) in files.iter().skip(part).step_by(SHEDDERS) {
-                    let names = nodes.get(*id).map(|node| node.names()).unwrap_or_default();
-                    names.iter().for_each(|(parent, name)| notify.entry(*parent, name, false));
-                }
-            });
-        }
-    });
-    std::thread::sleep(SHED_PAUSE);
-    keeper.shedding.store(false, Ordering::SeqCst);
+    // Where names cannot expire, a directory's stays to its time-out: dropped, it would be gone from under whoever works there.
+    let told = nodes.iter().filter(|node| expire || !node.is_dir()).flat_map(|node| node.names());
+    let names: Vec<_> = told.chain(shared.fs.absent.all(shared.fs.gate.now())).collect();
+    // Whoever keeps a node keeps its descriptor.
+    drop(nodes);
+    shedding::forget_names(shared, notify, names);
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ mod locks;
 mod mount;
 mod mounting;
 mod notify;
+mod pushing;
 mod shared;
+mod shedding;
 mod write_back;
 
 pub use beneath::below_dead;

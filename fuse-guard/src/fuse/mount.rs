@@ -17,7 +17,7 @@
 //! [`Mount::push_mapped`] → `publish(Closing)` → `push_mapped` → `publish(Read)` → [`Mount::drain`] → [`Mount::flush`] → release →
 //! [`Mount::drop_caches`].
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use super::keeper::Keeper;
 use super::locks;
 use super::mounting::{self, FSTYPE};
 use super::notify::Notify;
-use super::{Face, Shared, beneath};
+use super::{Face, Shared, beneath, pushing};
 use crate::fs::Fs;
 use crate::fs::authors::Authors;
 use crate::fs::faults::Faults;
@@ -41,6 +41,7 @@ pub use crate::fs::writers::Writer;
 use crate::fs::writers::command_of;
 use crate::gate::{Counts, Gate, Hooks, Outcome, Right, Standing};
 use crate::lower::below::filesystems_below;
+use crate::lower::fstype;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, lock};
 
 /// How long a path may take to say whether its guard is dead.
@@ -230,6 +231,7 @@ impl Mount {
         let gate = Gate::new(standing, clock, hooks.clone());
         let mut fs = Fs::new(lower, gate).map_err(lower_bad)?;
         fs.faults = faults;
+        fs.first_reads.matter = fstype::keeps_old_pages(fs.nodes.root().fd.as_fd());
         fs.nodes.descriptors.allow(descriptors);
         fs.authors = Authors::after(earlier.filter(|_| !faults.no_earlier_mount));
         if allow_other && !fs.can_act() {
@@ -363,13 +365,9 @@ impl Mount {
     /// Makes the kernel write back and unmap the pages of every file that somebody may write (DESIGN 5, steps 2 and 3).
     /// Needs no path. Blocks.
     pub fn push_mapped(&self, limit: Duration) -> Result<(), String> {
-        let files: Vec<Arc<Node>> = self.fs().nodes.all().into_iter().filter(|node| node.has_writers()).collect();
-        let (notify, many) = (self.notify.clone(), files.len());
-        let pushed = self.notify.within(limit, "push-mapped", move || {
-            for node in files {
-                notify.inode(node.id);
-            }
-        });
+        let files: Vec<u64> = self.fs().nodes.all().iter().filter(|node| node.has_writers()).map(|node| node.id).collect();
+        let (notify, many, waiting) = (self.notify.clone(), files.len(), self.waiting());
+        let pushed = self.notify.within(limit, "push-mapped", move || pushing::push(&notify, files, waiting));
         pushed.ok_or_else(|| format!("mapped pages of {many} files could not be written back within {limit:?}"))
     }
 
@@ -480,6 +478,11 @@ impl Mount {
     /// What was counted.
     pub fn counts(&self) -> Counts {
         self.fs().gate.counts()
+    }
+
+    /// Files of which pages were refused since this was asked last, some of them.
+    pub fn take_late_files(&self) -> Vec<String> {
+        self.fs().late.take()
     }
 
     /// Who wrote lately, or was (would have been) refused, the latest first.

@@ -8,19 +8,31 @@
 //! Names *expire* where the kernel can do that (ABI 7.38): they are looked up again at their next use. Dropping them would
 //! take the name from every working directory below (`getcwd`: ENOENT) and unmount what is mounted there. fuser's notifier has no such flag:
 //! so the message is written here.
+//!
+//! # Promises
+//!
+//! - Whoever waits for a job waits no longer than its limit, and [`Notify::lost`] is the number of threads that have not come back:
+//!   each is counted once, and counted no more when it has come back, or ended otherwise.
+//! - At [`LOST_MAX`] of them no further job begins: its caller is told at once that it did not end in time.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::mpsc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 
 const INVAL_INODE: i32 = 2;
 const INVAL_ENTRY: i32 = 3;
+const PRUNE: i32 = 9;
 const EXPIRE_ONLY: u32 = 1;
+/// Nodes that one message names, as many as the kernel takes at a time.
+const PRUNE_AT_ONCE: usize = 512;
+
+/// Threads of one mount that may be lost at the same time: a storage that hangs for days, and is asked every minute, takes no more.
+pub(super) const LOST_MAX: usize = 64;
 
 /// The kernel's ear for one mount.
 #[derive(Clone)]
@@ -39,7 +51,8 @@ impl Notify {
         Notify { device: self.device.clone(), lost: Arc::default() }
     }
 
-    fn send(&self, code: i32, body: &[u8]) {
+    /// False: the kernel does not know such a message.
+    fn send(&self, code: i32, body: &[u8]) -> bool {
         let mut message = Vec::with_capacity(16 + body.len());
         message.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
         message.extend_from_slice(&code.to_ne_bytes());
@@ -47,10 +60,13 @@ impl Notify {
         message.extend_from_slice(body);
         // ENOENT: the kernel did not know it, or has forgotten it already. Anything else is not an error of ours either:
         // the connection is gone, and with it the cache.
-        if let Err(why) = (&*self.device).write_all(&message)
-            && why.raw_os_error() != Some(nix::libc::ENOENT)
-        {
-            tracing::debug!(%why, code, "an invalidation was not taken");
+        let sent = (&*self.device).write_all(&message);
+        match sent.as_ref().map_err(std::io::Error::raw_os_error) {
+            Ok(()) | Err(Some(nix::libc::ENOENT)) => true,
+            Err(number) => {
+                tracing::debug!(?sent, code, "an invalidation was not taken");
+                number != Some(nix::libc::EINVAL)
+            }
         }
     }
 
@@ -82,6 +98,20 @@ impl Notify {
         self.send(INVAL_ENTRY, &body);
     }
 
+    /// Drops the names of those of these nodes that nobody uses, and with them the nodes, where the kernel can (ABI 7.45). It takes no
+    /// directory's lock: so it waits for no call, neither for one that waits for the lease nor for one that hangs on the storage.
+    /// False: it cannot. With no node: whether it can.
+    pub(crate) fn unused(&self, ids: &[u64]) -> bool {
+        let message = |part: &[u64]| {
+            let mut body = Vec::with_capacity(16 + 8 * part.len());
+            body.extend_from_slice(&(part.len() as u32).to_ne_bytes());
+            body.extend_from_slice(&[0; 12]);
+            part.iter().for_each(|id| body.extend_from_slice(&id.to_ne_bytes()));
+            self.send(PRUNE, &body)
+        };
+        if ids.is_empty() { message(ids) } else { ids.chunks(PRUNE_AT_ONCE).all(message) }
+    }
+
     /// Threads that have not come back from a job in time.
     pub(crate) fn lost(&self) -> usize {
         self.lost.load(Ordering::Relaxed)
@@ -94,22 +124,128 @@ impl Notify {
         name: &str,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let (done, wait) = mpsc::channel();
-        let lost = self.lost.clone();
+        if self.lost() >= LOST_MAX {
+            tracing::error!(name, "{LOST_MAX} threads have not come back from the kernel or the storage: no further one begins");
+            return None;
+        }
+        let (done, wait) = channel();
+        let parting = Arc::new(AtomicBool::new(false));
+        let end = End { other_has_gone: parting.clone(), lost: self.lost.clone() };
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            if done.send(job()).is_err() {
-                // It came back after all.
-                lost.fetch_sub(1, Ordering::Relaxed);
-            }
+            // Dropped last, also where the job panics.
+            let _end = end;
+            let _nobody_waits = done.send(job());
         });
         if let Err(why) = thread {
             tracing::error!(%why, name, "no thread to be had");
             return None;
         }
-        let result = wait.recv_timeout(limit).ok();
-        if result.is_none() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        match wait.recv_timeout(limit) {
+            Ok(result) => Some(result),
+            Err(RecvTimeoutError::Disconnected) => {
+                tracing::error!(name, "a job has ended without a result");
+                None
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                // Counted before the other one can take it back.
+                self.lost.fetch_add(1, Ordering::SeqCst);
+                if !parting.swap(true, Ordering::SeqCst) {
+                    return None;
+                }
+                // It has ended in the meantime, and has left what it found: it counts nothing.
+                self.lost.fetch_sub(1, Ordering::SeqCst);
+                wait.try_recv().ok()
+            }
         }
-        result
+    }
+}
+
+/// A job's thread ends. Of the two that part, the thread and who waits for it, the second one knows that it is: so a thread is either
+/// waited for to its end, or counted as lost and taken back by itself.
+struct End {
+    other_has_gone: Arc<AtomicBool>,
+    lost: Arc<AtomicUsize>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if self.other_has_gone.swap(true, Ordering::SeqCst) {
+            // It came back after all.
+            self.lost.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ear() -> Notify {
+        Notify::new(File::open("/dev/null").unwrap())
+    }
+
+    fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+        for _ in 0..30_000 {
+            if is() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("never: {what}");
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_thread_that_comes_back_at_the_very_limit_is_not_lost_for_ever() {
+        let ear = ear();
+        for round in 0..4000 {
+            // Around the time that a thread takes to begin and end.
+            let _either = ear.within(Duration::from_micros(round % 100), "quick", || ());
+        }
+        eventually("none is lost", || ear.lost() == 0);
+    }
+
+    #[test]
+    fn a_thread_is_lost_until_it_comes_back_and_a_job_that_panics_is_not() {
+        let ear = ear();
+        let (go, gone) = channel::<()>();
+        assert_eq!(ear.within(Duration::from_millis(1), "hangs", move || gone.recv().is_ok()), None);
+        assert_eq!(ear.lost(), 1);
+        assert_eq!(ear.within(LONG, "goes on", || 7), Some(7));
+        drop(go);
+        eventually("it came back", || ear.lost() == 0);
+        let (go, gone) = channel::<()>();
+        let late = move || {
+            let _hung_up = gone.recv();
+            panic!("on purpose, when nobody waits any more");
+        };
+        assert_eq!(ear.within(Duration::from_millis(1), "panics late", late), None);
+        drop(go);
+        eventually("it has ended", || ear.lost() == 0);
+        assert_eq!(ear.within::<()>(LONG, "panics", || panic!("on purpose")), None);
+        assert_eq!(ear.lost(), 0);
+    }
+
+    #[test]
+    fn where_very_many_threads_are_lost_no_further_one_begins_until_one_comes_back() {
+        let ear = ear();
+        let goers: Vec<_> = (0..LOST_MAX)
+            .map(|_| {
+                let (go, gone) = channel::<()>();
+                assert_eq!(ear.within(Duration::ZERO, "hangs", move || gone.recv().is_ok()), None);
+                go
+            })
+            .collect();
+        let begun = Arc::new(AtomicBool::new(false));
+        let note = || {
+            let begun = begun.clone();
+            move || begun.store(true, Ordering::SeqCst)
+        };
+        assert_eq!((ear.lost(), ear.within(LONG, "one more", note())), (LOST_MAX, None));
+        assert!(!begun.load(Ordering::SeqCst));
+        drop(goers);
+        eventually("they come back", || ear.lost() == 0);
+        assert_eq!(ear.within(LONG, "one more", note()), Some(()));
     }
 }

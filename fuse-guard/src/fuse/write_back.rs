@@ -5,26 +5,24 @@ use std::time::Duration;
 use treelease_client::words::time::BootTime;
 
 use super::mount::Mount;
-use crate::fs::write_back::{CARRIERS, plan};
 
 impl Mount {
     /// From now on nothing that is written stays unconfirmed for longer than this, where the storage is far; None: as long as
-    /// the kernel likes.
+    /// the kernel likes. To be said again and again: threads that could not be had are tried again then.
     pub fn write_back(&self, dirty_max: Option<Duration>) {
         let shared = self.shared();
-        if !shared.fs.write_back.set(dirty_max.filter(|_| !shared.fs.faults.no_write_back)) {
-            return;
-        }
-        for n in 0..=plan::CALLS + CARRIERS {
+        let write_back = &shared.fs.write_back;
+        write_back.set(dirty_max.filter(|_| !shared.fs.faults.no_write_back));
+        write_back.start(|role| {
             let shared = shared.clone();
-            let run = move || match n < plan::CALLS {
-                true => shared.fs.write_back.work(&shared.fs),
-                false => shared.fs.write_back.carry(n == plan::CALLS + CARRIERS),
-            };
-            if let Err(why) = std::thread::Builder::new().name(format!("write-back-{n}")).spawn(run) {
-                tracing::error!(%why, "no thread to write back with");
-            }
-        }
+            let run = move || shared.fs.write_back.run(role, &shared.fs);
+            std::thread::Builder::new().name("write-back".into()).spawn(run).map(drop)
+        });
+    }
+
+    /// Whether threads to write back with are missing, if that is news.
+    pub fn take_write_back_trouble(&self) -> Option<bool> {
+        self.shared().fs.write_back.take_trouble()
     }
 
     /// Bytes that the storage has not confirmed, and for how long the oldest has been so. Nothing where writing back is off.

@@ -49,6 +49,16 @@ impl LowerFs {
     pub fn is_network(&self) -> bool {
         matches!(self.kind, Kind::Nfs | Kind::Cifs | Kind::Fuse)
     }
+
+    /// Whether its client may go on showing pages of a file that another machine has written since, though it has asked for the file's
+    /// attributes: NFSv3 has times and lengths alone to tell by. So may every network filesystem that is not known to do better.
+    pub fn keeps_old_pages(&self) -> bool {
+        match self.kind {
+            Kind::Nfs => !self.nfs_version.as_ref().is_some_and(|version| version.starts_with('4')),
+            Kind::Cifs | Kind::Fuse => true,
+            Kind::Overlay | Kind::Memory | Kind::Local => false,
+        }
+    }
 }
 
 /// Why a directory cannot be a lower root, with the exit code that this ends in.
@@ -108,6 +118,11 @@ pub fn look(lower: BorrowedFd<'_>, path: &Path) -> Result<LowerFs, Unfit> {
     judge(kind(magic), mount, path)
 }
 
+/// [`LowerFs::keeps_old_pages`] of an opened lower root; yes where nobody knows. May hang with the storage.
+pub fn keeps_old_pages(lower: BorrowedFd<'_>) -> bool {
+    look(lower, Path::new("the tree")).map_or(true, |fs| fs.keeps_old_pages())
+}
+
 fn judge(kind: Kind, mount: Option<&Mount>, path: &Path) -> Result<LowerFs, Unfit> {
     let fs_type = mount.map_or("unknown", |m| m.fs_type.as_str());
     let path = path.display();
@@ -164,7 +179,10 @@ mod tests {
         let fs = judge(Kind::Nfs, Some(&mount("nfs4", "rw,vers=4.2,hard")), Path::new("/mnt")).unwrap();
         assert!(fs.is_network());
         assert_eq!(fs.nfs_version.as_deref(), Some("4.2"));
-        assert!(judge(Kind::Nfs, Some(&mount("nfs", "rw,soft,vers=3")), Path::new("/mnt")).is_ok());
+        assert!(!fs.keeps_old_pages(), "it has a change attribute");
+        for old in ["rw,soft,vers=3", "rw"] {
+            assert!(judge(Kind::Nfs, Some(&mount("nfs", old)), Path::new("/mnt")).unwrap().keeps_old_pages());
+        }
     }
 
     #[test]
@@ -172,7 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fd = std::fs::File::open(dir.path()).unwrap();
         let fs = look(fd.as_fd(), dir.path()).unwrap();
-        assert_ne!(fs.name, "unknown");
+        assert!(fs.name != "unknown" && !keeps_old_pages(fd.as_fd()));
         let proc = std::fs::File::open("/proc").unwrap();
         assert_eq!(look(proc.as_fd(), Path::new("/proc")).unwrap().name, "proc");
     }

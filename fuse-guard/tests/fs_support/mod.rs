@@ -147,6 +147,13 @@ impl Tree {
         self.drop_caches();
     }
 
+    /// Without the lease, and nothing waits for it, nor is waiting still.
+    pub fn free_for_nobody(&self) {
+        let before = self.mount.standing();
+        self.mount.publish(Standing { serial: before.serial + 1, right: Right::Read, may_wait: false, ..before });
+        self.mount.answer_waiters(Outcome::Refused);
+    }
+
     /// Without the lease; a first write may wait.
     pub fn free(&self) {
         let before = self.mount.standing();

@@ -12,13 +12,17 @@
 //!   clean, and every later fsync or close through a handle of that file says it, since the kernel may have told nobody else.
 //! - Each call has a descriptor of its own: on a program's it would take the error away that the kernel keeps for that program.
 //! - A write that waits occupies no thread of the mount, no lock and no permit; it is judged by the gate when its turn comes, so a
-//!   deadline ends its wait. Only where more wait than may ([`PARKED_MAX`]) does the kernel's thread itself.
+//!   deadline ends its wait. Only where more wait than may ([`PARKED_MAX`]), or where nobody is there to take it up, does the kernel's
+//!   thread itself.
+//! - A thread that cannot be started, or has died, is tried again every [`threads::START_AGAIN`], and that is said ([`WriteBack::take_trouble`]).
+//!   While nobody makes calls, what is due counts as a storage that is silent ([`WriteBack::silent_at`]): so the gate shuts.
 //!
 //! # Does not know
 //!
 //! The lease; why and for how long writing back is on.
 
 pub mod plan;
+pub mod threads;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -33,6 +37,7 @@ use super::{Fs, reopen};
 use crate::gate::{Gate, Right, in_time};
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError, lock};
 use plan::{Mark, Plan, Ticket};
+use threads::{Role, Threads};
 
 /// Threads that carry out writes that waited.
 pub const CARRIERS: usize = 2;
@@ -72,7 +77,7 @@ struct State {
     all_broken: Option<Errno>,
     /// An error that the daemon has not heard of.
     unheard: bool,
-    working: bool,
+    threads: Threads,
     over: bool,
 }
 
@@ -109,7 +114,7 @@ impl WriteBack {
             broken: BTreeMap::new(),
             all_broken: None,
             unheard: false,
-            working: false,
+            threads: Threads::default(),
             over: false,
         };
         let (on, any_broken) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -119,20 +124,18 @@ impl WriteBack {
     // ---- the daemon's side ----
 
     /// From now on nothing stays unconfirmed for longer than this; None: writing back is off. Off too where storage is this
-    /// machine's own. True: the threads are to be started.
-    pub fn set(&self, dirty_max: Option<Duration>) -> bool {
+    /// machine's own. The threads are started by [`WriteBack::start`].
+    pub fn set(&self, dirty_max: Option<Duration>) {
         let Some(dirty_max) = dirty_max.filter(|_| self.remote) else {
             if self.on.swap(false, Ordering::SeqCst) {
                 self.clear(&mut lock(&self.state));
             }
-            return false;
+            return;
         };
-        let mut state = lock(&self.state);
-        if state.plan.set_dirty_max(dirty_max) {
+        if lock(&self.state).plan.set_dirty_max(dirty_max) {
             self.wake.notify_all();
         }
         self.on.store(true, Ordering::SeqCst);
-        !std::mem::replace(&mut state.working, true)
     }
 
     /// An epoch of ours begins: what an earlier one has written is its end's matter.
@@ -164,9 +167,13 @@ impl WriteBack {
         lock(&self.state).parked.len()
     }
 
-    /// When no call has returned for so long, if none returns until then. None: none is under way.
+    /// When no call has returned for so long, if none returns until then. None: none is under way, nor due and nobody there to make
+    /// it.
     pub fn silent_at(&self, patience: Duration) -> Option<BootTime> {
-        lock(&self.state).plan.silent_at(patience)
+        let state = lock(&self.state);
+        let nobody = state.threads.none_since(Role::Calls);
+        let unmade = nobody.zip(state.plan.due_at()).map(|(since, due)| due.max(since).after(patience));
+        state.plan.silent_at(patience).into_iter().chain(unmade).min()
     }
 
     /// Whether a call has met an error since this was asked last.
@@ -195,6 +202,14 @@ impl WriteBack {
         let since = self.gate.now();
         let mut state = lock(&self.state);
         while !state.over && (state.parked.len() >= PARKED_MAX.0 || state.held + held > PARKED_MAX.1) {
+            state = self.nap(state, LOOK);
+        }
+        // Nobody would take it up.
+        while !state.over && !state.threads.run(Role::Carries) {
+            if let Some(leave) = self.leave(&mut state, (room, since), false) {
+                drop(state);
+                return job(leave);
+            }
             state = self.nap(state, LOOK);
         }
         state.held += held;
@@ -335,6 +350,22 @@ impl WriteBack {
         standing.mode == Mode::Enforce && standing.right.until().is_none_or(|until| !in_time(until, now))
     }
 
+    /// What becomes of a write of so many bytes that has waited since then. None: it waits on.
+    fn leave(self: &Arc<Self>, state: &mut State, (room, since): (u64, BootTime), refuses: bool) -> Option<Option<Room>> {
+        let now = self.gate.now();
+        let too_long = now.since(since) >= ROOM_WAIT;
+        if refuses && !state.over && !self.is_shut(now) {
+            too_long.then_some(None)
+        } else if state.over || !self.on.load(Ordering::SeqCst) || self.is_ending(now) {
+            // The gate says what becomes of it.
+            Some(Some(Room { of: None, bytes: 0 }))
+        } else if state.plan.let_in(room, now) {
+            Some(Some(Room { of: Some(self.clone()), bytes: room }))
+        } else {
+            too_long.then_some(None)
+        }
+    }
+
     /// Carries out the writes that waited, until the mount is gone. `refuses`: only those that the gate refuses by now, so that there
     /// is one thread that never hangs on the storage.
     pub fn carry(self: &Arc<Self>, refuses: bool) {
@@ -347,19 +378,8 @@ impl WriteBack {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let (room, since, now) = (first.room, first.since, self.gate.now());
-            let leave = if refuses && !state.over && !self.is_shut(now) {
-                (now.since(since) >= ROOM_WAIT).then_some(None)
-            } else if state.over || !self.on.load(Ordering::SeqCst) || self.is_ending(now) {
-                // The gate says what becomes of it.
-                Some(Some(Room { of: None, bytes: 0 }))
-            } else if state.plan.let_in(room, now) {
-                Some(Some(Room { of: Some(self.clone()), bytes: room }))
-            } else if now.since(since) >= ROOM_WAIT {
-                Some(None)
-            } else {
-                None
-            };
+            let leave = (first.room, first.since);
+            let leave = self.leave(&mut state, leave, refuses);
             let Some(leave) = leave else {
                 state = self.nap(state, LOOK);
                 continue;
@@ -407,3 +427,6 @@ fn confirm(node: &Node) -> Result<(), Errno> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;
