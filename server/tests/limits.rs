@@ -135,7 +135,7 @@ async fn what_is_asked_again_while_its_first_try_is_under_way_is_answered_like_t
     let (holder, one, two) = (holder.await, one.await, two.await);
     caller.acquire(&tree, &holder).await;
     let (mut both_in, mut round) = (0, 0);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while both_in < BOTH_IN {
         assert!(begun.elapsed() < LONGEST, "in {round} rounds both came in {both_in} times");
         round += 1;

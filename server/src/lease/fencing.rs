@@ -118,10 +118,14 @@ impl Tree {
             true => {
                 format!("{side} was fenced on {name} after epoch {epoch}, and the agent `{agent}` is giving it its access back")
             }
-            false => format!(
-                "{side} was fenced on {name} by the agent `{agent}` after epoch {epoch}: it gets nothing until `treelease fence unfence \
-                 {name} {side} --reason …`"
-            ),
+            false => {
+                // Whose machine is not known cannot show that it was restarted.
+                let restart = if fenced.kernel.is_some() { "its machine is restarted, or " } else { "" };
+                format!(
+                    "{side} was fenced on {name} by the agent `{agent}` after epoch {epoch}: it gets nothing until {restart}`treelease \
+                     fence unfence {name} {side} --reason …`"
+                )
+            }
         }
     }
 

@@ -342,7 +342,8 @@ fn i2_a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word
     {
         let session = boots(&mut world, 10 + n as u64, machine, boot);
         assert_eq!((world.kinds(), due(&world)), (vec![], vec![]), "{machine} {boot}");
-        assert_eq!(code(world.run(Command::Acquire(Acquire { no_wait: true, ..acquire_of(&tree_id(1), &session) }))), Code::Held);
+        let refused = refusal(world.run(Command::Acquire(Acquire { no_wait: true, ..acquire_of(&tree_id(1), &session) })));
+        assert_eq!(refused.code, Code::Held);
         world.run(Command::CloseSession { session });
     }
     let a = boots(&mut world, 20, "m", "later");

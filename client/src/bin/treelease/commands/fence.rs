@@ -41,8 +41,9 @@ enum FenceCommand {
     Test(TestArgs),
     /// Give a fenced side its access back
     ///
-    /// A side that a fence agent was run against gets nothing of the tree until this. Only after its machine was restarted, or its
-    /// mount of the storage was taken away and made anew: what it had not sent before would land on top of the others' work. The
+    /// A side that a fence agent was run against gets nothing of the tree until this, or until its machine is restarted, which its daemon
+    /// shows by itself where it knows the machine (not in a container). Only after such a restart, or when its mount of the storage was
+    /// taken away and made anew: what it had not sent before would land on top of the others' work. The
     /// agent is run with the verb `unfence`, again and again until it succeeds; `treelease history` tells how it goes.
     Unfence(UnfenceArgs),
     /// For fence agents: whether this attempt still stands
