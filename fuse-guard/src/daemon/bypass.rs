@@ -1,7 +1,7 @@
 //! The bypass alarm: who writes to the storage past the mount, on this host, is on record with its path and process.
 //!
-//! A thread of the mount's own looks once a second ([`crate::lower::bypass`]) and tells the loop, which puts it into the history, the
-//! log and the status.
+//! A thread of the mount's own sleeps until the kernel has something to tell, looks a second later ([`crate::lower::bypass`]) and tells
+//! the loop, which puts it into the history, the log and the status.
 //!
 //! # Promises
 //!
@@ -16,10 +16,13 @@
 //! What another host does.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use treelease_client::report::BypassReport;
 use treelease_client::words::command::{Command, EventKind};
 use treelease_client::words::id::{RequestKey, TreeId};
@@ -31,6 +34,7 @@ use super::servers::Purpose;
 use super::tree::Phase;
 use super::{Daemon, Msg, Tree};
 use crate::fs::is_local;
+use crate::fuse::Mount;
 use crate::lower::bypass::{LOOK_EVERY, Past, Watch};
 
 /// A process that goes on is told again after so long.
@@ -40,6 +44,9 @@ const TOLD_MAX: usize = 16;
 /// How long this side has held the tree before a nameless change is nobody's guard's: a look and a half, and what a write that was
 /// admitted before may take to end.
 const HELD_FOR: Duration = Duration::from_secs(5);
+
+/// A watcher that has nothing to do looks this often whether its mount is still there: it keeps a descriptor of the lower tree.
+const THERE: Duration = Duration::from_secs(30);
 
 /// What was told of processes that went past the guard.
 #[derive(Debug, Default)]
@@ -77,7 +84,38 @@ impl Alarms {
 
 /// Ends the thread that looks when it is dropped.
 pub(super) struct Watcher {
-    _stop: Sender<()>,
+    _stop: OwnedFd,
+}
+
+/// How a watcher's sleep ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Woken {
+    Stopped,
+    Changes,
+    Time,
+}
+
+/// Sleeps until the other end of `stop` is closed, there is something to read in `changes`, or the time is over.
+fn sleep(stop: &OwnedFd, changes: Option<BorrowedFd<'_>>, at_most: Duration) -> Woken {
+    let mut both = vec![PollFd::new(stop.as_fd(), PollFlags::empty())];
+    both.extend(changes.map(|changes| PollFd::new(changes, PollFlags::POLLIN)));
+    let ready = poll(&mut both, PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX));
+    let is = |n: usize| both.get(n).is_some_and(|fd| fd.any() == Some(true));
+    match ready {
+        Err(Errno::EINTR) => Woken::Time,
+        Ok(_) if !is(0) => {
+            if is(1) {
+                Woken::Changes
+            } else {
+                Woken::Time
+            }
+        }
+        Ok(_) | Err(_) => Woken::Stopped,
+    }
+}
+
+fn there(mount: &Weak<Mount>) -> Option<Arc<Mount>> {
+    mount.upgrade().filter(|mount| mount.alive())
 }
 
 fn sentence(past: &Past, count: u64) -> String {
@@ -99,7 +137,10 @@ impl Daemon {
         let Some(mounted) = self.trees.get_mut(id).and_then(|tree| tree.mounted.as_mut()) else { return };
         let (mount, root) = (Arc::downgrade(&mounted.mount), mounted.root.clone());
         let (mail, clock, tree) = (self.mail.clone(), self.clock.clone(), id.clone());
-        let (stop, stopped) = channel::<()>();
+        let (stopped, stop) = match pipe_with(PipeFlags::CLOEXEC) {
+            Ok(ends) => ends,
+            Err(why) => return tracing::warn!(tree = %id, %why, "writes past the mount are not looked for"),
+        };
         let own = (!self.faults.guards_told).then(std::process::id);
         let look_after = move || {
             let walks = rustix::fs::fstatfs(&*root).is_ok_and(|fs| is_local(fs.f_type as u64));
@@ -110,8 +151,19 @@ impl Daemon {
                     return;
                 }
             };
-            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-                let Some(mount) = mount.upgrade().filter(|mount| mount.alive()) else { return };
+            loop {
+                if !watch.has_to_walk() {
+                    match sleep(&stopped, Some(watch.changes()), THERE) {
+                        Woken::Changes => {}
+                        Woken::Time if there(&mount).is_some() => continue,
+                        Woken::Time | Woken::Stopped => return,
+                    }
+                }
+                // What comes in its wake is looked at with it.
+                if sleep(&stopped, None, LOOK_EVERY) == Woken::Stopped {
+                    return;
+                }
+                let Some(mount) = there(&mount) else { return };
                 let quiet = mount.last_mutation().is_none_or(|last| clock.now().since(last) > LOOK_EVERY);
                 drop(mount);
                 let past = watch.look(quiet, clock.wall());
@@ -188,6 +240,24 @@ mod tests {
         assert_eq!(told(&mut alarms, now), TOLD_MAX);
         assert_eq!(told(&mut alarms, now.after(Duration::from_secs(1))), 0);
         assert_eq!(told(&mut alarms, now.after(AGAIN)), TOLD_MAX);
+    }
+
+    #[test]
+    fn a_watcher_sleeps_until_there_is_something_to_read_or_it_is_stopped() {
+        let (changes, change) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
+        assert_eq!(sleep(&stopped, Some(changes.as_fd()), short), Woken::Time);
+        rustix::io::write(&change, b"x").unwrap();
+        assert_eq!(sleep(&stopped, Some(changes.as_fd()), long), Woken::Changes);
+        assert_eq!(sleep(&stopped, None, short), Woken::Time, "not while it gathers");
+        let watcher = Watcher { _stop: stop };
+        std::thread::scope(|threads| {
+            let sleeper = threads.spawn(|| sleep(&stopped, None, long));
+            drop(watcher);
+            assert_eq!(sleeper.join().unwrap(), Woken::Stopped);
+        });
+        assert_eq!(sleep(&stopped, Some(changes.as_fd()), long), Woken::Stopped, "first of all");
     }
 
     #[test]

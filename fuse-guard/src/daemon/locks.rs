@@ -2,6 +2,7 @@
 //! while another side's unclean end is fenced. What is to be done is decided by [`super::tree`]; here it is done, on threads that
 //! may be lost.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use treelease_client::words::tree::End;
 use super::effects::Done;
 use super::servers::Purpose;
 use super::tree::{Attempt, LOCK_LIMIT, LOCK_PATIENCE, LockWord};
-use super::{Daemon, Tree};
+use super::{Daemon, Msg, Tree};
 use crate::lower::witness::{self, Lock, Tried};
 
 /// Looks at the storage through the lock come so often where no session says how often.
@@ -44,6 +45,11 @@ impl Tried {
             Tried::Impossible(why) => (LockWord::Impossible, None, Some(why)),
         }
     }
+}
+
+/// Whether there is a lock under which the gate is open, and no look through it that has not come back.
+fn is_looked_after(tree: &Tree) -> bool {
+    !tree.locks.looking && tree.side.is_open() && tree.locks.own.is_some()
 }
 
 /// Lets go of a lock that stands for nothing any more, on a thread of its own: it may hang with the storage.
@@ -148,24 +154,48 @@ impl Daemon {
         }
     }
 
-    /// Once per TTL, through each lock under which a gate is open.
+    fn look_every(&self) -> Duration {
+        self.session.as_ref().map_or(LOOK_EVERY, |s| s.ttl().get())
+    }
+
+    /// When a look through a lock is due.
+    pub(super) fn locks_deadline(&self) -> Option<BootTime> {
+        let every = self.look_every();
+        self.trees
+            .values()
+            .filter(|tree| is_looked_after(tree))
+            .map(|tree| tree.locks.looked.unwrap_or_default().after(every))
+            .min()
+    }
+
+    /// Once per TTL, through each lock under which a gate is open. One after the other where they lie on one storage: it answers for all of
+    /// them, or hangs for all of them.
     pub(super) fn look_after_locks(&mut self, now: BootTime) {
-        let every = self.session.as_ref().map_or(LOOK_EVERY, |s| s.ttl().get());
-        let due = |tree: &Tree, every: Duration| {
-            let looked = tree.locks.looked.is_none_or(|at| now >= at.after(every));
-            looked && !tree.locks.looking && tree.side.is_open() && tree.locks.own.is_some()
-        };
+        let every = self.look_every();
+        let due =
+            |tree: &Tree, every: Duration| is_looked_after(tree) && tree.locks.looked.is_none_or(|at| now >= at.after(every));
         // All at once, as soon as one is due: a daemon with many trees wakes up once for them.
         if !self.trees.values().any(|tree| due(tree, every)) {
             return;
         }
         let ids: Vec<TreeId> = self.trees.iter().filter(|(_, tree)| due(tree, every / 2)).map(|(id, _)| id.clone()).collect();
+        let mut storages: BTreeMap<Result<u64, TreeId>, Vec<_>> = BTreeMap::new();
         for id in ids {
             let Some(tree) = self.trees.get_mut(&id) else { continue };
             let (Some(lock), Some(epoch)) = (tree.locks.own.clone(), tree.side.grant().map(|g| g.epoch)) else { continue };
             tree.locks.looked = Some(now);
             tree.locks.looking = true;
-            self.elsewhere(&id, move || Done::LookedAfter(epoch, lock.look()));
+            let place = tree.mounted.as_ref().and_then(|mounted| mounted.place.as_ref());
+            let storage = place.map(|place| place.superblock).ok_or_else(|| id.clone());
+            storages.entry(storage).or_default().push((id, epoch, lock));
+        }
+        for locks in storages.into_values() {
+            let mail = self.mail.clone();
+            tokio::task::spawn_blocking(move || {
+                for (id, epoch, lock) in locks {
+                    let _ = mail.blocking_send(Msg::Tree(id, Done::LookedAfter(epoch, lock.look())));
+                }
+            });
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `flushes` | what a flush that was no end of a lease says about it |
 //! | `following` | another cluster at the servers' addresses, and going over to it by the user's word |
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
+//! | `alarm` | when the loop looks next |
 //! | `bypass` | who writes to the storage past the mount |
 //! | `calls` | what local commands ask |
 //! | `mounts`, `unmounts` | adding and removing guarded mounts; the daemon's end |
@@ -25,6 +26,7 @@
 //! | `write_back` | what the policy asks of each mount, and what follows when the storage is silent |
 //! | [`socket`], [`state_dir`] | the local socket; what survives a restart |
 
+mod alarm;
 mod bypass;
 mod calls;
 mod clock;
@@ -74,8 +76,11 @@ use tree::TreeSide;
 
 /// The most messages that the loop has not seen to yet; who sends more waits.
 const MAIL_MAX: usize = 4096;
-/// The loop looks at the clock at least so often: timers stand still in suspend, and a deadline is never looked at late.
+/// The loop looks at the clock at least so often while something goes on: what a mount or its storage has come to is only seen so.
 const TICK: Duration = Duration::from_millis(200);
+/// The same while nothing does: every tree that is held is at rest, and what is due has its deadline. So often it is noticed that the
+/// machine has slept for a moment.
+const IDLE_TICK: Duration = Duration::from_secs(1);
 /// How often it looks whether to give way while somebody waits for a tree that is held here.
 const GIVE_WAY_TICK: Duration = Duration::from_millis(20);
 /// The state file and the virtual files follow a change within this time.
@@ -289,10 +294,12 @@ impl Daemon {
         });
         tracing::info!(side = %self.side, pid = std::process::id(), "side daemon started");
         sd_notify("READY=1");
+        let alarm = alarm::Alarm::new().map_err(|e| Failure::io("cannot make a timer", &e))?;
         while !self.is_over() {
             let now = self.clock.now();
             self.turn(now);
-            let wait = self.next_deadline().map_or(TICK, |at| at.since(self.clock.now()).min(TICK)).max(Duration::from_millis(1));
+            let tick = self.tick();
+            let wait = self.next_deadline().map_or(tick, |at| at.since(self.clock.now()).min(tick)).max(Duration::from_millis(1));
             tokio::select! {
                 msg = mailbox.recv() => {
                     let Some(msg) = msg else { break };
@@ -302,7 +309,7 @@ impl Daemon {
                         self.handle(msg);
                     }
                 }
-                () = tokio::time::sleep(wait) => {}
+                () = alarm.sleep(wait) => {}
             }
         }
         sd_notify("STOPPING=1");
@@ -395,6 +402,15 @@ impl Daemon {
         }
     }
 
+    /// How long the loop sleeps at most.
+    fn tick(&self) -> Duration {
+        let quiet = |tree: &Tree| {
+            let still = |mount: &Mount| mount.in_flight() == 0 && mount.waiting() == 0 && mount.waiting_for_room() == 0;
+            (tree.side.grant().is_none() || tree.side.is_at_rest()) && tree.mounted.as_ref().is_none_or(|m| still(&m.mount))
+        };
+        if self.ending.is_none() && self.trees.values().all(quiet) { IDLE_TICK } else { TICK }
+    }
+
     fn next_deadline(&self) -> Option<BootTime> {
         let now = self.clock.now();
         let trees = self.trees.values().filter_map(|tree| {
@@ -402,10 +418,10 @@ impl Daemon {
             [tree.side.next_deadline(), look, self.silence_deadline(tree)].into_iter().flatten().min()
         });
         let session = self.session.as_ref().and_then(SessionCore::next_deadline);
-        let ending = self.ending_deadline();
-        trees
-            .chain([session, self.report_due, self.link.next_deadline(), ending, self.parked_deadline()].into_iter().flatten())
-            .min()
+        let held_off = self.link.gate_not_before.filter(|at| now < *at);
+        let link = [session, self.link.next_deadline(), held_off];
+        let own = [self.report_due, self.ending_deadline(), self.parked_deadline(), self.locks_deadline()];
+        trees.chain(link.into_iter().chain(own).flatten()).min()
     }
 
     // ---- small things that several files use ----

@@ -98,11 +98,11 @@ pub enum Admission {
 
 /// An admitted operation in flight. Counts until it is finished or dropped.
 pub struct Permit {
-    lane: Arc<Lane<Inner>>,
+    /// Where it is counted; what needs no lease is not.
+    lane: Option<Arc<Lane<Inner>>>,
     standing: Standing,
     op: Op,
     would_refuse: Option<Errno>,
-    counted: bool,
 }
 
 impl Gate {
@@ -175,15 +175,15 @@ impl Gate {
     fn admit_under(&self, op: Op, handle: Option<Opened>, view: impl Fn(Standing) -> Standing) -> Admission {
         let inner = &*self.inner;
         let (read, version) = inner.standing.read();
-        let lane = self.lanes.mine();
         if !op.needs_the_lease() {
-            return Admission::Permit(Permit { lane: lane.clone(), standing: read, op, would_refuse: None, counted: false });
+            return Admission::Permit(Permit { lane: None, standing: read, op, would_refuse: None });
         }
         let mut standing = view(read);
         // As if its time had only begun: whom that does not help is not counted.
         if admit(&standing, op, handle, BootTime::default()) != Verdict::Admit {
             return self.say_no(&standing, op, admit(&standing, op, handle, self.now()));
         }
+        let lane = self.lanes.mine();
         lane.begin(op);
         if !inner.standing.is_still(version) {
             standing = view(inner.standing.latest());
@@ -204,7 +204,7 @@ impl Gate {
             Mode::Observe => self.would_refuse(&standing, judge(&standing, op, handle, now), now),
             Mode::Off | Mode::Enforce => None,
         };
-        Admission::Permit(Permit { lane: lane.clone(), standing, op, would_refuse, counted: true })
+        Admission::Permit(Permit { lane: Some(lane.clone()), standing, op, would_refuse })
     }
 
     /// In `observe`: what `enforce` would have said. What would have waited wants the lease as it would have there, so that the record
@@ -306,6 +306,7 @@ impl Gate {
 }
 
 impl Inner {
+    #[inline]
     fn uncount(&self, lane: &Lane<Inner>, op: Op) {
         lane.end(op);
         if self.draining.load(Ordering::SeqCst) {
@@ -327,6 +328,7 @@ impl Permit {
     }
 
     /// Without one (`off`, `observe`, what changes nothing on the storage) nothing is late.
+    #[inline]
     fn deadline(&self) -> Option<BootTime> {
         let has = self.standing.mode == Mode::Enforce && self.op.changes_storage();
         if has { self.standing.right.until() } else { None }
@@ -335,9 +337,11 @@ impl Permit {
     /// The system call has returned, at the latest at that time ([`Gate::at_latest`]). `Err(by)`: the deadline had passed by then (I4):
     /// the application gets EIO, and the caller tells the hooks. In every run in which the guard itself was not stopped this does not
     /// happen.
+    #[inline]
     pub fn finish(self, at_latest: BootTime) -> Result<(), Duration> {
+        let Some(lane) = &self.lane else { return Ok(()) };
         if self.op.changes_storage() {
-            self.lane.mutated(at_latest);
+            lane.mutated(at_latest);
         }
         let Some(until) = self.deadline() else { return Ok(()) };
         // At the deadline itself it has returned in time: the clock was read after it.
@@ -345,19 +349,20 @@ impl Permit {
         if !late(at_latest) {
             return Ok(());
         }
-        let now = self.lane.gate.clock.now();
+        let now = lane.gate.clock.now();
         if !late(now) {
             return Ok(());
         }
-        self.lane.gate.tally.late.fetch_add(1, Ordering::Relaxed);
+        lane.gate.tally.late.fetch_add(1, Ordering::Relaxed);
         Err(now.since(until))
     }
 }
 
 impl Drop for Permit {
+    #[inline]
     fn drop(&mut self) {
-        if self.counted {
-            self.lane.gate.uncount(&self.lane, self.op);
+        if let Some(lane) = &self.lane {
+            lane.gate.uncount(lane, self.op);
         }
     }
 }

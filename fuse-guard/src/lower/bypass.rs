@@ -7,8 +7,8 @@
 //!   own process, and the kernel names the process with each event. Nothing is compared or guessed; so no rename, no page of a
 //!   mapping and no burst of files can look like somebody else's. (inotify does not say whose a change is, and queues one event for
 //!   each of our own: a guess, and a cost.)
-//! - It costs next to nothing: the queue is read once in a while ([`LOOK_EVERY`]), never waited for; equal events are merged by the
-//!   kernel; a write to an open file makes none at all, only its close does.
+//! - It costs next to nothing: while something comes the queue is read once in a while ([`LOOK_EVERY`]), and while nothing does nobody
+//!   looks; equal events are merged by the kernel; a write to an open file makes none at all, only its close does.
 //! - What is watched is bounded ([`WATCHED_MAX`] directories), found by walking the tree from its root, breadth first, a few at a time
 //!   and only while nobody writes. On storage that others may change too (NFS) only the root and `.git` are watched: the rest
 //!   would be walked over the network, for what this host alone does.
@@ -22,7 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,7 @@ use treelease_client::words::time::WallTime;
 
 use crate::sync::Arc;
 
-/// How often the kernel's queue is read: an alarm comes within seconds, and an idle mount wakes its process this rarely.
+/// How long after a change the kernel's queue is read: an alarm comes within seconds, and a busy tree wakes its daemon this rarely.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Directories that are watched: those of a large workspace without what its tools unpack; each pins an inode (1 KiB) of the kernel.
 pub const WATCHED_MAX: usize = 8192;
@@ -42,8 +42,8 @@ pub const WATCHED_MAX: usize = 8192;
 const STEP: usize = 128;
 /// A file that was closed and changed longer ago than this was only open: whoever opens a database to read it opens it for writing.
 const CHANGED_LATELY: Duration = Duration::from_secs(5);
-/// Quiet looks with no room for more directories, after which they are found anew: ten minutes.
-const ANEW_AFTER: u32 = 600;
+/// With no room for more directories they are found anew at the first quiet look after so long, by the wall clock.
+const ANEW_AFTER: Duration = Duration::from_secs(600);
 /// Processes that one look tells apart; what more of them do is told at the next.
 const TOLD_MAX: usize = 32;
 /// Bytes of events that are read at a time.
@@ -103,8 +103,8 @@ pub struct Watch {
     pending: VecDeque<PathBuf>,
     /// Beyond the root and `.git`.
     walks: bool,
-    /// Looks since there was room for more.
-    full_for: u32,
+    /// Since when there is no room for more, in seconds of the wall clock.
+    full_since: Option<i64>,
     /// Other sides' daemons that were seen.
     guards: BTreeSet<u32>,
 }
@@ -188,7 +188,7 @@ impl Watch {
             known: HashMap::new(),
             pending: VecDeque::new(),
             walks,
-            full_for: 0,
+            full_since: None,
             guards: BTreeSet::new(),
         };
         watch.visit(Path::new("."))?;
@@ -202,6 +202,16 @@ impl Watch {
     /// How many directories are watched.
     pub fn watched(&self) -> usize {
         self.known.len()
+    }
+
+    /// Where the kernel says that something has changed: readable then.
+    pub fn changes(&self) -> BorrowedFd<'_> {
+        self.group.as_fd()
+    }
+
+    /// Whether there are directories that are not watched yet: looks are needed although nothing changes.
+    pub fn has_to_walk(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// What was changed by others since the last look. `quiet`: nobody writes now, so there is time to walk on.
@@ -221,7 +231,7 @@ impl Watch {
             }
         }
         if quiet {
-            self.walk();
+            self.walk(wall.0.as_second());
         }
         told.into_values().flatten().collect()
     }
@@ -283,10 +293,10 @@ impl Watch {
         wall.0.as_second().saturating_sub(stat.st_mtime) > CHANGED_LATELY.as_secs() as i64
     }
 
-    fn walk(&mut self) {
+    fn walk(&mut self, now: i64) {
         for _ in 0..STEP {
             if self.known.len() >= WATCHED_MAX {
-                return self.is_full();
+                return self.is_full(now);
             }
             let Some(path) = self.pending.pop_front() else { return };
             // Gone meanwhile, not ours to enter, or a mount of its own.
@@ -297,11 +307,12 @@ impl Watch {
     }
 
     /// Directories that were removed are among the known still: once in a while all begins anew.
-    fn is_full(&mut self) {
+    fn is_full(&mut self, now: i64) {
         self.pending.clear();
-        self.full_for += 1;
-        if self.full_for >= ANEW_AFTER {
-            self.full_for = 0;
+        let since = *self.full_since.get_or_insert(now);
+        // Set back, the clock says nothing about how long that is.
+        if !(0..ANEW_AFTER.as_secs() as i64).contains(&(now - since)) {
+            self.full_since = None;
             // SAFETY: it takes numbers alone; what is marked is the group's own.
             unsafe { libc::fanotify_mark(self.group.as_raw_fd(), libc::FAN_MARK_FLUSH, 0, libc::AT_FDCWD, std::ptr::null()) };
             self.known.clear();
@@ -394,9 +405,9 @@ mod tests {
         assert_eq!(watch.look(true, wall())[0].path, Path::new("x/y/z/deep"));
         fs::create_dir_all(dir.path().join("new/er")).unwrap();
         watch.look(false, wall());
-        assert_eq!(watch.watched(), 4, "not while somebody writes");
+        assert_eq!((watch.watched(), watch.has_to_walk()), (4, true), "not while somebody writes");
         watch.look(true, wall());
-        assert_eq!(watch.watched(), 6);
+        assert_eq!((watch.watched(), watch.has_to_walk()), (6, false));
         fs::write(dir.path().join("new/er/f"), "").unwrap();
         assert_eq!(watch.look(true, wall())[0].path, Path::new("new/er/f"));
         std::os::unix::fs::symlink("/", dir.path().join("out")).unwrap();
