@@ -88,6 +88,15 @@ fn the_holder_reads_a_file_again_with_no_request_but_the_open() {
     assert!(requests(&t, read).contains_key("READ"), "without the lease an open drops what the kernel has");
 }
 
+#[test]
+fn a_large_file_is_read_in_pieces_that_stay_in_the_processors_cache() {
+    const MIB: usize = 1 << 20;
+    let t = Tree::mounted(true, |lower| fs::write(lower.join("large"), vec![7; 4 * MIB]).unwrap());
+    t.hold(1, 1);
+    let asked = requests(&t, || assert_eq!(fs::read(t.at.join("large")).unwrap().len(), 4 * MIB));
+    assert!((16..=64).contains(&asked["READ"]), "{asked:?}");
+}
+
 /// Under the lease, up to its deadline, the kernel keeps names, names that are not there, attributes, listings and what
 /// symlinks lead to: looking at them again is no request. Without the lease it keeps them half a second, and asks for what is
 /// not there each time.

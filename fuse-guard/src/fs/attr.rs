@@ -173,11 +173,12 @@ impl Fs {
         rustix::fs::fstatvfs(&self.nodes.root().fd)
     }
 
-    /// The lower inode of a name, where there is one.
-    pub(super) fn key_at(&self, dir: &Node, name: &std::ffi::OsStr) -> Option<Key> {
+    /// The lower inode of a name, where there is one, and how many names it has.
+    pub(super) fn key_at(&self, dir: &Node, name: &std::ffi::OsStr) -> Option<(Key, u32)> {
         use rustix::fs::{StatxFlags, statx};
-        let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE | StatxFlags::INO).ok()?;
-        Some(Key::of(&stat))
+        let asked = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK;
+        let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, asked).ok()?;
+        Some((Key::of(&stat), stat.stx_nlink))
     }
 }
 

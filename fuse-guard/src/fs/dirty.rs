@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, statat, syncfs};
 use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 
-use super::inode::{Node, stat_fd};
+use super::inode::Node;
 use super::reopen;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
@@ -98,7 +98,7 @@ impl Dirty {
 
     /// The kernel has forgotten the node. A file without a name needs no flush, and must not be kept on the disk.
     pub fn forgotten(&self, node: &Node) {
-        if node.dirty_in.load(Ordering::Relaxed) != 0 && stat_fd(&node.fd, false).is_ok_and(|stat| stat.stx_nlink == 0) {
+        if node.dirty_in.load(Ordering::Relaxed) != 0 && node.is_nameless() {
             lock(&self.files).remove(&node.generation);
             lock(&self.taken).remove(&node.generation);
             lock(&self.flushed).remove(&node.generation);

@@ -115,6 +115,8 @@ pub struct Node {
     asked: AtomicU64,
     /// The kernel may have pages of it that the storage has not taken.
     spoiled: AtomicBool,
+    /// Its last name was removed through this mount.
+    nameless: AtomicBool,
     /// Extended attributes that it is known not to have.
     pub lacking: Lacking,
 }
@@ -158,6 +160,14 @@ impl Node {
             0 => false,
             asked => u128::from(millis(now).wrapping_sub(asked - 1)) < limit.as_millis(),
         }
+    }
+    /// Its last name was removed. *Why it gets none again:* the kernel links no file that has none, and locked the file meanwhile.
+    pub fn lost_its_last_name(&self) {
+        self.nameless.store(true, Ordering::Release);
+    }
+    /// Whether it is gone from the tree, as far as is known or the storage says.
+    pub fn is_nameless(&self) -> bool {
+        self.nameless.load(Ordering::Acquire) || stat_fd(&self.fd, false).is_ok_and(|stat| stat.stx_nlink == 0)
     }
     /// Whether any handle may write now.
     pub fn has_writers(&self) -> bool {
@@ -300,6 +310,7 @@ impl Nodes {
             fresh: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             spoiled: AtomicBool::new(false),
+            nameless: AtomicBool::new(false),
             lacking: Lacking::default(),
         });
         let mut table = Table { next_own: OWN_IDS, generation: 1, ..Table::default() };
@@ -383,6 +394,7 @@ impl Nodes {
             fresh: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             spoiled: AtomicBool::new(false),
+            nameless: AtomicBool::new(false),
             lacking: Lacking::default(),
         });
         table.by_id.insert(id, node.clone());

@@ -236,13 +236,17 @@ impl Fs {
             return Err(reason::HIDDEN);
         }
         let dir = self.dir_to_change(who, parent, seen)?;
-        let victim = self.key_at(&dir, name).and_then(|key| self.nodes.by_key(key));
+        let there = self.key_at(&dir, name);
+        let victim = there.and_then(|(key, _)| self.nodes.by_key(key));
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::unlinkat(&dir.fd, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
         self.unfinished.gone(&dir, name);
         if let Some(victim) = victim {
             victim.drop_name(dir.id, name);
+            if directory || there.is_some_and(|(_, names)| names == 1) {
+                victim.lost_its_last_name();
+            }
         }
         Ok(())
     }
@@ -265,7 +269,8 @@ impl Fs {
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         // The kernel has locked both directories: these stay what they are.
-        let (source, target) = (self.key_at(&old, from.1), self.key_at(&new, to.1));
+        let key = |dir: &Node, name| self.key_at(dir, name).map(|(key, _)| key);
+        let (source, target) = (key(&old, from.1), key(&new, to.1));
         for key in source.into_iter().chain(target.filter(|_| exchange)) {
             self.not_of_an_earlier_run(who, key, seen)?;
         }

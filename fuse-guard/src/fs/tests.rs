@@ -253,3 +253,25 @@ fn a_name_that_is_not_there_is_known_for_as_long_as_the_kernel_believes_it_after
     let last = now.after(told - Duration::from_millis(1));
     assert_eq!(s.fs.absent.all(last), [(ROOT, name.to_owned())], "the kernel believes it until then");
 }
+
+#[test]
+fn a_removed_file_needs_no_flush_when_it_has_lost_its_last_name_and_not_before() {
+    let scene = Scene::new();
+    let (fs, me, seen) = (&scene.fs, scene.me(), &scene.seen);
+    let make = |name: &str| {
+        let (entry, fh) = fs.create(me, seen, (ROOT, OsStr::new(name)), MAKING, nix::libc::O_WRONLY).unwrap();
+        fs.release(fh);
+        entry.node.id
+    };
+    let remove = |name: &str| fs.remove(me, seen, ROOT, OsStr::new(name), false).unwrap();
+    let unconfirmed = || fs.dirty.names(|node| node.id.to_string()).len();
+    let (two_names, one) = (make("b"), make("d"));
+    fs.link(me, seen, two_names, ROOT, OsStr::new("c")).unwrap();
+    assert_eq!(unconfirmed(), 2);
+    remove("b");
+    fs.forget(two_names, 2);
+    assert_eq!(unconfirmed(), 2, "it has another name");
+    remove("d");
+    fs.forget(one, 1);
+    assert_eq!(unconfirmed(), 1);
+}

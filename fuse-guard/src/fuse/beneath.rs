@@ -76,6 +76,7 @@ pub(super) fn detached(device: &File, name: &str, allow_other: bool) -> rustix::
     set("rootmode", "40000".into())?;
     set("user_id", uid.to_string())?;
     set("group_id", gid.to_string())?;
+    set("max_read", mounting::MAX_READ.to_string())?;
     if allow_other {
         fsconfig_set_flag(&fs, "allow_other")?;
         fsconfig_set_flag(&fs, "default_permissions")?;

@@ -32,7 +32,7 @@ use treelease_client::words::policy::Mode;
 use treelease_client::words::time::BootTime;
 
 use super::error::Errno;
-use super::inode::{Node, stat_fd};
+use super::inode::Node;
 use super::{Fs, reopen};
 use crate::gate::{Gate, Right, in_time};
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, PoisonError, lock};
@@ -247,7 +247,7 @@ impl WriteBack {
         if !self.on.load(Ordering::Relaxed) || !lock(&self.state).plan.has(node.generation) {
             return;
         }
-        if stat_fd(&node.fd, false).is_ok_and(|stat| stat.stx_nlink == 0) {
+        if node.is_nameless() {
             let mut state = lock(&self.state);
             state.plan.forget(node.generation);
             state.nodes.remove(&node.generation);
