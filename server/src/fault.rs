@@ -28,11 +28,13 @@ pub enum Fault {
     AnyDisk,
     /// Numbers of earlier nodes are forgotten (I7).
     ReuseIds,
+    /// It knows no calls for renewals that stay open, as builds of before did not.
+    OlderNode,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: [Fault; 11] = [
         Fault::LocalReads,
         Fault::TimersGoOn,
         Fault::TermsForLeaderships,
@@ -43,6 +45,7 @@ impl Fault {
         Fault::ContactIsQuorum,
         Fault::AnyDisk,
         Fault::ReuseIds,
+        Fault::OlderNode,
     ];
 
     /// As the environment names it.
@@ -58,6 +61,7 @@ impl Fault {
             Fault::ContactIsQuorum => "contact_is_quorum",
             Fault::AnyDisk => "any_disk",
             Fault::ReuseIds => "reuse_ids",
+            Fault::OlderNode => "older_node",
         }
     }
 

@@ -115,6 +115,25 @@ async fn the_call_of_a_side_to_a_follower_goes_on_under_the_next_leader() {
     answers_again(&mut call, &held, 1_000_000).await;
 }
 
+/// While a cluster is upgraded node by node, a newer one meets a leader that does not know open calls.
+#[tokio::test]
+async fn a_leader_of_before_is_sent_each_renewal_by_a_call_of_its_own() {
+    let mut nodes = Nodes::new();
+    for id in ALL {
+        let mut program = nodes.program(id);
+        program.env("TREELEASE_TEST_FAULT", "older_node");
+        nodes.start_as(id, program);
+    }
+    nodes.all_serve().await;
+    let mut held = Held::take(&nodes, 1, "dev").await;
+    for id in ALL {
+        let refused = Renewing::to(&nodes.address(id), None).await.err().expect("it is as one of before");
+        assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    }
+    held.stays(&nodes, &ALL).await;
+    held.stays(&nodes, &ALL).await;
+}
+
 /// The renewals of an open call are answered, after some that are not.
 async fn answers_again(call: &mut Renewing, held: &Held, from: u64) {
     let (call, number) = (Mutex::new(call), std::cell::Cell::new(from));

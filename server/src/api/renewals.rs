@@ -24,6 +24,7 @@ use super::auth::Shown;
 use super::peers::turned_away;
 use super::renew::Step;
 use crate::consensus::relay::IN_MESSAGE_MAX;
+use crate::fault::Fault;
 use crate::limits::Seat;
 
 /// Messages of a side that are worked on at the same time: a daemon has at most five renewals under way.
@@ -102,6 +103,9 @@ impl Service {
         request: Request<Streaming<S::Asked>>,
         speaker: S,
     ) -> Result<Answers<S::Answered>, Status> {
+        if self.api.consensus.faults().has(Fault::OlderNode) {
+            return Err(Status::unimplemented(""));
+        }
         // One for each connection is what our own callers have.
         let most = self.api.limits.get().connections;
         let seat = self.api.counts.renewal_streams.take(most).ok_or_else(|| {
