@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Journaled;
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
 use super::{Backend, files};
@@ -45,9 +46,10 @@ impl Kind {
     /// Opens the database in this directory, or makes one.
     pub fn open(self, dir: &Path) -> io::Result<Box<dyn Backend>> {
         let faults = Faults::from_env();
+        let behind = Faults { no_sync: faults.no_sync || faults.no_store_sync, ..faults };
         Ok(match self {
-            Kind::Sled => Box::new(SledBackend::open(dir)?.with_faults(faults)),
-            Kind::Redb => Box::new(RedbBackend::open(dir, faults)?),
+            Kind::Sled => Box::new(Journaled::open(dir, SledBackend::open(dir)?.with_faults(behind), faults)?),
+            Kind::Redb => Box::new(Journaled::open(dir, RedbBackend::open(dir, behind)?, faults)?),
         })
     }
 
@@ -72,6 +74,10 @@ impl Kind {
 pub struct Faults {
     /// A commit is answered although nothing has told the disk to keep it.
     pub no_sync: bool,
+    /// The same of the backend alone: the journal before it syncs.
+    pub no_store_sync: bool,
+    /// No rule: a journal of so few blocks, so that the backend gets its part often.
+    pub journal: Option<usize>,
 }
 
 impl Faults {
@@ -81,7 +87,9 @@ impl Faults {
             return Self::default();
         }
         let named = std::env::var("TREELEASE_TEST_FAULT").unwrap_or_default();
-        Self { no_sync: named.split(',').any(|name| name == "no_sync") }
+        let is = |fault| named.split(',').any(|name| name == fault);
+        let journal = std::env::var("TREELEASE_TEST_JOURNAL").ok().and_then(|blocks| blocks.parse().ok());
+        Self { no_sync: is("no_sync"), no_store_sync: is("no_store_sync"), journal }
     }
 }
 
@@ -139,6 +147,25 @@ mod tests {
                     assert!(read.meta.iter().all(|(meta, record)| whole.meta[meta] == *record), "{kind:?} {part}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_of_an_earlier_version_goes_on_behind_a_journal() {
+        for kind in Kind::ALL {
+            let dir = tempfile::tempdir().unwrap();
+            let log = dir.path().join("log");
+            let mut bare: Box<dyn Backend> = match kind {
+                Kind::Sled => Box::new(SledBackend::open(&log).unwrap()),
+                Kind::Redb => Box::new(RedbBackend::open(&log, Faults::default()).unwrap()),
+            };
+            let put = |index, content: &[u8]| WriteSet { puts: vec![(index, content.to_vec())], ..WriteSet::default() };
+            bare.commit(&put(0, b"before")).unwrap();
+            drop(bare);
+            kind.open(&log).unwrap().commit(&put(1, b"after")).unwrap();
+            let found = kind.open(&log).unwrap().load().unwrap();
+            assert_eq!(found.log.into_values().collect::<Vec<_>>(), [b"before".to_vec(), b"after".to_vec()]);
+            assert!(found.meta.is_empty(), "the journal's number is its own");
         }
     }
 
