@@ -30,11 +30,15 @@ pub enum Fault {
     ReuseIds,
     /// It knows no calls for renewals that stay open, as builds of before did not.
     OlderNode,
+    /// As [`Fault::NoSync`], of the store behind the journal alone: the journal syncs (I7).
+    NoStoreSync,
+    /// No rule: a journal so short that the store behind it gets its part often.
+    SmallJournal,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 13] = [
         Fault::LocalReads,
         Fault::TimersGoOn,
         Fault::TermsForLeaderships,
@@ -46,6 +50,8 @@ impl Fault {
         Fault::AnyDisk,
         Fault::ReuseIds,
         Fault::OlderNode,
+        Fault::NoStoreSync,
+        Fault::SmallJournal,
     ];
 
     /// As the environment names it.
@@ -62,6 +68,8 @@ impl Fault {
             Fault::AnyDisk => "any_disk",
             Fault::ReuseIds => "reuse_ids",
             Fault::OlderNode => "older_node",
+            Fault::NoStoreSync => "no_store_sync",
+            Fault::SmallJournal => "small_journal",
         }
     }
 
@@ -85,6 +93,11 @@ impl Faults {
 
     fn named(names: &str) -> Self {
         Fault::ALL.into_iter().filter(|fault| names.split(',').any(|name| name == fault.as_str())).collect()
+    }
+
+    /// The same, and this one too.
+    pub const fn with(self, fault: Fault) -> Self {
+        Self(self.0 | fault.bit())
     }
 
     /// Whether this rule is left out. Never in a release build.

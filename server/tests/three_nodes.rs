@@ -40,7 +40,9 @@ async fn empty_nodes_form_one_cluster_in_any_start_order() {
         for id in ALL {
             let status = nodes.status(id).await.unwrap();
             assert_eq!(status.nodes, 3, "{order:?}");
-            assert!(nodes.data(id).join("address").exists());
+            // It is written after the first answer.
+            let written = nodes.data(id).join("address");
+            until("its address is written", || async { written.exists() }).await;
             clusters.push(status.cluster);
         }
         assert!(clusters.iter().all(|c| *c == clusters[0]), "{order:?}: {clusters:?}");

@@ -10,10 +10,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Journaled;
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
 use super::{Backend, files};
-use crate::fault::Faults;
+use crate::fault::{Fault, Faults};
 
 /// Which backend keeps log and vote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +46,10 @@ impl Kind {
 
     /// Opens the database in this directory, or makes one.
     pub fn open(self, dir: &Path, faults: Faults) -> io::Result<Box<dyn Backend>> {
+        let behind = if faults.has(Fault::NoStoreSync) { faults.with(Fault::NoSync) } else { faults };
         Ok(match self {
-            Kind::Sled => Box::new(SledBackend::open(dir)?.with_faults(faults)),
-            Kind::Redb => Box::new(RedbBackend::open(dir, faults)?),
+            Kind::Sled => Box::new(Journaled::open(dir, SledBackend::open(dir)?.with_faults(behind), faults)?),
+            Kind::Redb => Box::new(Journaled::open(dir, RedbBackend::open(dir, behind)?, faults)?),
         })
     }
 
@@ -121,6 +123,25 @@ mod tests {
                     assert!(read.meta.iter().all(|(meta, record)| whole.meta[meta] == *record), "{kind:?} {part}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_of_an_earlier_version_goes_on_behind_a_journal() {
+        for kind in Kind::ALL {
+            let dir = tempfile::tempdir().unwrap();
+            let log = dir.path().join("log");
+            let mut bare: Box<dyn Backend> = match kind {
+                Kind::Sled => Box::new(SledBackend::open(&log).unwrap()),
+                Kind::Redb => Box::new(RedbBackend::open(&log, Faults::default()).unwrap()),
+            };
+            let put = |index, content: &[u8]| WriteSet { puts: vec![(index, content.to_vec())], ..WriteSet::default() };
+            bare.commit(&put(0, b"before")).unwrap();
+            drop(bare);
+            kind.open(&log, Faults::default()).unwrap().commit(&put(1, b"after")).unwrap();
+            let found = kind.open(&log, Faults::default()).unwrap().load().unwrap();
+            assert_eq!(found.log.into_values().collect::<Vec<_>>(), [b"before".to_vec(), b"after".to_vec()]);
+            assert!(found.meta.is_empty(), "the journal's number is its own");
         }
     }
 

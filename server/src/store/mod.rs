@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | one process at a time | `DIR/lock` | [`lock`] |
 //! | who this node is, and whether it was ever complete | `DIR/identity` | [`identity`] |
-//! | log, vote, last purged, last committed | `DIR/log/` | [`sled`] or [`redb`], chosen by [`kind`], through [`writer`] |
+//! | log, vote, last purged, last committed | `DIR/log/` | [`sled`] or [`redb`], chosen by [`kind`], behind [`journal`], through [`writer`] |
 //! | the state up to some entry | `DIR/snapshots/` | [`snapshot`] |
 //!
 //! Promises (I7): what [`Backend::commit`] has answered with `Ok` survives kill -9 and power loss; what is read back is
@@ -14,6 +14,7 @@
 pub mod disk;
 pub mod files;
 pub mod identity;
+mod journal;
 pub mod kind;
 pub mod lock;
 pub mod record;
@@ -43,17 +44,20 @@ pub enum Meta {
     Purged,
     /// Up to where the log is known to be committed. Rides along with appends; need not be the newest.
     Committed,
+    /// Which generation of the journal before a backend counts. Its own: nobody else sees it.
+    Journal,
 }
 
 impl Meta {
     /// Every kind.
-    pub const ALL: [Meta; 3] = [Meta::Vote, Meta::Purged, Meta::Committed];
+    pub const ALL: [Meta; 4] = [Meta::Vote, Meta::Purged, Meta::Committed, Meta::Journal];
     /// Its key on disk.
     pub const fn key(self) -> &'static str {
         match self {
             Meta::Vote => "vote",
             Meta::Purged => "purged",
             Meta::Committed => "committed",
+            Meta::Journal => "journal",
         }
     }
 }
@@ -95,6 +99,18 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// As it is after this change.
+    fn change(&mut self, change: &WriteSet) {
+        if let Some(from) = change.truncate_from {
+            self.log.split_off(&from);
+        }
+        if let Some(to) = change.purge_to {
+            self.log = self.log.split_off(&(to + 1));
+        }
+        self.log.extend(change.puts.iter().cloned());
+        self.meta.extend(change.meta.iter().cloned());
+    }
+
     /// One record of the log as it was on disk; they come in order.
     fn log_record(&mut self, index: u64, sealed: &[u8]) -> io::Result<()> {
         let content = record::open(&index.to_be_bytes(), sealed).map_err(|e| damaged(format!("log entry {index}: {e}")))?;

@@ -1,0 +1,293 @@
+//! In front of either backend: each commit is one write and one `fdatasync` of a file that stands in its blocks already.
+//!
+//! *What for.* A backend writes a commit in several pieces, waits for each, and wakes threads of its own for them (STACK 2.2). A
+//! follower's commit is what everybody waits for. So a commit is written here, and the backend behind gets all of them together
+//! when the file is full.
+//!
+//! Promises (I7), and why:
+//! 1. *A commit is durable when [`Backend::commit`] returns:* its record is written and `fdatasync` has returned; or the backend
+//!    behind has committed it, with everything before it.
+//! 2. *What is durable is not written again while it is needed:* a record begins at a block of its own, and the first block is used
+//!    again only when the backend behind has all of it, durably, together with the number of the generation that begins then.
+//! 3. *What is read back is all of it, in order:* of which generation the records are is the word of the backend behind. They are read
+//!    from the first block on, each with its number and checksum; the first one that is not there is the end, since a commit begins only
+//!    when the one before is durable. So whatever comes after the end is damage: another record of this generation says that one is
+//!    lost, one of a later generation that the backend behind has lost its part. Nothing is answered from what was read before the backend
+//!    behind has it.
+//!
+//! It does not know what a record means, nor which backend is behind.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prost::Message;
+
+use super::{Backend, Counts, Loaded, Meta, WriteSet, damaged, files, record};
+use crate::fault::{Fault, Faults};
+
+/// The file's name.
+const FILE: &str = "journal";
+/// What a disk and a page cache write at once.
+const BLOCK: usize = 4096;
+/// Length of the file: so many commits share the backend's work that less than one of a hundred waits for it, and few enough that
+/// this one takes milliseconds.
+const LENGTH: usize = 256 * BLOCK;
+/// The same where a test wants the store behind to get its part often.
+const SMALL: usize = 24 * BLOCK;
+/// Before a record's sealed content: its length, and its name.
+const HEADER: usize = 4 + NAME;
+/// Generation and number.
+const NAME: usize = 16;
+
+/// A commit, as it is written. Its name is under the checksum, too.
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(uint64, optional, tag = "1")]
+    truncate_from: Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    purge_to: Option<u64>,
+    #[prost(message, repeated, tag = "3")]
+    puts: Vec<Put>,
+    #[prost(message, repeated, tag = "4")]
+    meta: Vec<PutMeta>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Put {
+    #[prost(uint64, tag = "1")]
+    index: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    content: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PutMeta {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(bytes = "vec", tag = "2")]
+    content: Vec<u8>,
+}
+
+/// A backend behind a journal.
+pub struct Journaled<B> {
+    behind: B,
+    file: File,
+    length: usize,
+    generation: u64,
+    /// Of the next record, and where it begins.
+    number: u64,
+    at: usize,
+    /// What the journal has and the backend behind has not, as one change.
+    owed: WriteSet,
+    /// What the backend behind has, if that was read and has not changed since: for the first who asks.
+    had: Option<Loaded>,
+    no_sync: bool,
+    counts: Arc<Counts>,
+}
+
+impl<B: Backend> Journaled<B> {
+    /// Opens the journal in this directory, or makes one.
+    pub fn open(dir: &Path, behind: B, faults: Faults) -> io::Result<Self> {
+        let length = if faults.has(Fault::SmallJournal) { SMALL } else { LENGTH };
+        Self::open_with(dir, behind, faults, length)
+    }
+
+    fn open_with(dir: &Path, mut behind: B, faults: Faults, length: usize) -> io::Result<Self> {
+        let path = dir.join(FILE);
+        let mut had = behind.load()?;
+        let mut bytes = Vec::new();
+        match File::open(&path) {
+            Ok(mut file) => drop(file.read_to_end(&mut bytes)?),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        let generation = match had.meta.remove(&Meta::Journal) {
+            Some(said) => {
+                let said: [u8; 8] = said.try_into().map_err(|_| damaged("the number of the journal's generation is none"))?;
+                if bytes.len() < BLOCK {
+                    return Err(damaged(format!("{} is missing, or too short", path.display())));
+                }
+                u64::from_be_bytes(said)
+            }
+            // Nothing is written to a journal before the backend behind knows of it.
+            None if (0..bytes.len()).step_by(BLOCK).any(|at| read(&bytes[at..]).is_some()) => {
+                return Err(damaged(format!(
+                    "{} has records, and the store that it belongs to has lost its own",
+                    path.display()
+                )));
+            }
+            None => {
+                let file = File::options().write(true).create(true).truncate(true).open(&path)?;
+                bytes = vec![0; length];
+                file.write_all_at(&bytes, 0)?;
+                file.sync_all()?;
+                files::sync_dir(dir)?;
+                behind.commit(&WriteSet { meta: vec![begins(1)], ..WriteSet::default() })?;
+                1
+            }
+        };
+        let file = File::options().read(true).write(true).open(&path)?;
+        let length = bytes.len() / BLOCK * BLOCK;
+        let (owed, number, at) =
+            replay(&bytes[..length], generation).map_err(|why| damaged(format!("{}: {why}", path.display())))?;
+        let (had, no_sync, counts) = (Some(had), faults.has(Fault::NoSync), Arc::default());
+        let mut journal = Self { behind, file, length, generation, number, at, owed, had, no_sync, counts };
+        // What was read may be in the page cache only: its writer was killed before its sync, or the sync failed, and then the kernel takes
+        // the pages for written, and another sync would say nothing of them. So it goes to the store behind before anybody relies on it.
+        if journal.number > 0 {
+            journal.pass_on()?;
+        }
+        Ok(journal)
+    }
+
+    /// All that is owed, and the beginning of the next generation, in one commit of the backend behind.
+    fn pass_on(&mut self) -> io::Result<()> {
+        let mut owed = std::mem::take(&mut self.owed);
+        owed.meta.push(begins(self.generation + 1));
+        self.behind.commit(&owed)?;
+        self.had = None;
+        (self.generation, self.number, self.at) = (self.generation + 1, 0, 0);
+        Ok(())
+    }
+}
+
+impl<B: Backend> Backend for Journaled<B> {
+    fn commit(&mut self, change: &WriteSet) -> io::Result<()> {
+        change.check_sizes()?;
+        let frame = frame(self.generation, self.number, change);
+        merge(&mut self.owed, change.clone());
+        if self.at + frame.len() > self.length {
+            self.pass_on()?;
+        } else {
+            self.file.write_all_at(&frame, self.at as u64)?;
+            if !self.no_sync {
+                self.file.sync_data()?;
+            }
+            (self.number, self.at) = (self.number + 1, self.at + frame.len());
+        }
+        self.counts.syncs.fetch_add(1, Ordering::SeqCst);
+        self.counts.commits.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn load(&mut self) -> io::Result<Loaded> {
+        let mut loaded = match self.had.take() {
+            Some(had) => had,
+            None => self.behind.load()?,
+        };
+        loaded.meta.remove(&Meta::Journal);
+        loaded.change(&self.owed);
+        match loaded.log.keys().zip(loaded.log.keys().skip(1)).find(|(before, index)| *before + 1 != **index) {
+            Some((before, index)) => Err(damaged(format!("the log has a hole between {before} and {index}"))),
+            None => Ok(loaded),
+        }
+    }
+
+    fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
+}
+
+fn begins(generation: u64) -> (Meta, Vec<u8>) {
+    (Meta::Journal, generation.to_be_bytes().to_vec())
+}
+
+fn name(generation: u64, number: u64) -> [u8; NAME] {
+    (u128::from(generation) << 64 | u128::from(number)).to_be_bytes()
+}
+
+/// A record, in whole blocks.
+fn frame(generation: u64, number: u64, change: &WriteSet) -> Vec<u8> {
+    let record = Record {
+        truncate_from: change.truncate_from,
+        purge_to: change.purge_to,
+        puts: change.puts.iter().map(|(index, content)| Put { index: *index, content: content.clone() }).collect(),
+        meta: change.meta.iter().map(|(kind, content)| PutMeta { key: kind.key().into(), content: content.clone() }).collect(),
+    };
+    let name = name(generation, number);
+    let sealed = record::seal(&name, &record.encode_to_vec());
+    let length = u32::try_from(sealed.len()).expect("a change is some megabytes at most");
+    let mut frame = Vec::with_capacity((HEADER + sealed.len()).next_multiple_of(BLOCK));
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(&name);
+    frame.extend_from_slice(&sealed);
+    frame.resize(frame.len().next_multiple_of(BLOCK), 0);
+    frame
+}
+
+/// A whole record.
+struct Found {
+    generation: u64,
+    number: u64,
+    content: Vec<u8>,
+    blocks: usize,
+}
+
+/// What begins here, if it is a whole record.
+fn read(bytes: &[u8]) -> Option<Found> {
+    let (length, rest) = bytes.split_at_checked(HEADER - NAME)?;
+    let (name, rest) = rest.split_at_checked(NAME)?;
+    let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
+    let content = record::open(name, rest.get(..length)?).ok()?;
+    let both = u128::from_be_bytes(name.try_into().ok()?);
+    Some(Found {
+        generation: (both >> 64) as u64,
+        number: both as u64,
+        content,
+        blocks: (HEADER + length).next_multiple_of(BLOCK),
+    })
+}
+
+/// All records of this generation as one change; the number of the next one, and where it begins.
+fn replay(bytes: &[u8], generation: u64) -> io::Result<(WriteSet, u64, usize)> {
+    let (mut owed, mut number, mut at) = (WriteSet::default(), 0, 0);
+    while let Some(found) = read(&bytes[at..]).filter(|found| (found.generation, found.number) == (generation, number)) {
+        merge(&mut owed, understood(&found.content)?);
+        (number, at) = (number + 1, at + found.blocks);
+    }
+    for block in (at..bytes.len()).step_by(BLOCK) {
+        match read(&bytes[block..]).map(|found| found.generation) {
+            Some(later) if later > generation => return Err(damaged("the store that it belongs to has lost what it was given")),
+            Some(this) if this == generation => {
+                return Err(damaged(format!("record {number} is lost, and a later one is there")));
+            }
+            _ => {}
+        }
+    }
+    Ok((owed, number, at))
+}
+
+fn understood(content: &[u8]) -> io::Result<WriteSet> {
+    let record = Record::decode(content).map_err(|e| damaged(e.to_string()))?;
+    let meta = |meta: PutMeta| {
+        let kind = Meta::ALL.into_iter().find(|kind| kind.key() == meta.key);
+        kind.map(|kind| (kind, meta.content)).ok_or_else(|| damaged(format!("`{}` is no record of this version", meta.key)))
+    };
+    Ok(WriteSet {
+        puts: record.puts.into_iter().map(|put| (put.index, put.content)).collect(),
+        truncate_from: record.truncate_from,
+        purge_to: record.purge_to,
+        meta: record.meta.into_iter().map(meta).collect::<io::Result<_>>()?,
+    })
+}
+
+/// Makes one change of two that come one after the other.
+fn merge(owed: &mut WriteSet, next: WriteSet) {
+    let gone = |index: u64| next.truncate_from.is_some_and(|from| index >= from) || next.purge_to.is_some_and(|to| index <= to);
+    owed.puts.retain(|(index, _)| !gone(*index));
+    owed.truncate_from = owed.truncate_from.into_iter().chain(next.truncate_from).min();
+    owed.purge_to = owed.purge_to.max(next.purge_to);
+    owed.puts.extend(next.puts);
+    for (kind, content) in next.meta {
+        owed.meta.retain(|(other, _)| *other != kind);
+        owed.meta.push((kind, content));
+    }
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;
