@@ -5,12 +5,12 @@ mod fs_support;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use fs_support::{HOUR, Tree, errno, eventually};
 use nix::libc::EROFS;
 use nix::sys::resource::{Resource, setrlimit};
 use treelease_client::words::clock::Clock;
-use treelease_client::words::policy::OnClose;
 use treelease_guard::fs::faults::Faults;
 use treelease_guard::gate::{Outcome, Right, Standing};
 
@@ -18,6 +18,9 @@ use treelease_guard::gate::{Outcome, Right, Standing};
 const MAY: u64 = 1600;
 const DIRS: usize = 40;
 const FILES: usize = 6000;
+
+/// One at a time has all descriptors of this process.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn file(below: &Path, n: usize) -> std::path::PathBuf {
     below.join(format!("d{}/f{n}", n % DIRS))
@@ -27,6 +30,7 @@ fn file(below: &Path, n: usize) -> std::path::PathBuf {
 /// be made and written under one lease. The kernel is made to forget those that it has known longest.
 #[test]
 fn a_tree_may_have_more_files_than_the_guard_may_have_descriptors() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     setrlimit(Resource::RLIMIT_NOFILE, MAY, MAY).unwrap();
     // In memory, where there is room for that: a sync of the machine's disk may take long.
     let storage = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -63,6 +67,7 @@ const ELSEWHERE: usize = 3000;
 
 /// Looks at more files than there may be descriptors, while a call waits in the directory whose files the kernel has known longest.
 fn all_are_seen_while_a_call_waits(faults: Faults) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     setrlimit(Resource::RLIMIT_NOFILE, MAY, MAY).unwrap();
     let storage = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let busy = |below: &Path, n: usize| below.join(format!("busy/f{n}"));
@@ -74,8 +79,9 @@ fn all_are_seen_while_a_call_waits(faults: Faults) {
     t.hold(1, 1);
     (0..BUSY).for_each(|n| assert_eq!(fs::metadata(busy(&t.at, n)).unwrap().len(), 3));
     let before = t.mount.standing();
-    let (until, on_close) = (t.clock.now().after(HOUR), OnClose::Wait);
-    t.mount.publish(Standing { serial: before.serial + 1, right: Right::Closing { until }, on_close, ..before });
+    // At rest: it waits, and what is looked at is kept as under the lease.
+    let until = t.clock.now().after(HOUR);
+    t.mount.publish(Standing { serial: before.serial + 1, right: Right::Resting { until }, ..before });
     let path = t.at.join("busy/made");
     let call = std::thread::spawn(move || errno(fs::create_dir(path)));
     eventually("it waits", || t.mount.waiting() == 1);

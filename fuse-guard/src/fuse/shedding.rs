@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::notify::Notify;
+use crate::fs::inode::Node;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 
 /// Below this part of all descriptors, unconfirmed files are left to the flush.
@@ -168,13 +169,16 @@ pub(super) fn shed(shared: &Arc<Shared>, notify: &Notify) {
     }
     relieve(shared);
     let nodes = &shared.fs.nodes;
+    let by_number = notify.unused(&[]) && !shared.fs.faults.no_prune;
+    // By its name a file cannot go as long as somebody is stuck in its directory.
+    let may_go = |node: &Node| by_number || node.names().iter().any(|(directory, _)| !shedding.is_at(*directory));
     // Numbers alone: whoever keeps a node keeps its descriptor.
     let mut files: Vec<(u64, u64)> =
-        nodes.all().iter().filter(|node| !node.is_dir()).map(|node| (node.generation, node.id)).collect();
+        nodes.all().iter().filter(|node| !node.is_dir() && may_go(node)).map(|node| (node.generation, node.id)).collect();
     files.sort_unstable();
     files.truncate(files.len() / 3 + 1);
     let ids: Vec<u64> = files.into_iter().map(|(_, id)| id).collect();
-    let parcels = match notify.unused(&[]) && !shared.fs.faults.no_prune {
+    let parcels = match by_number {
         true => ids.chunks(PARCEL).map(|some| Parcel::Files(some.to_vec())).collect(),
         false => {
             let names = ids.iter().filter_map(|id| nodes.get(*id).ok()).flat_map(|node| node.names());
