@@ -171,8 +171,9 @@ impl Gate {
         })
     }
 
+    /// `view`: the standing as this operation sees it; asked for the one that it reads, and again if it has changed once it was counted.
     #[inline]
-    fn admit_under(&self, op: Op, handle: Option<Opened>, view: impl Fn(Standing) -> Standing) -> Admission {
+    pub(super) fn admit_under(&self, op: Op, handle: Option<Opened>, view: impl Fn(Standing) -> Standing) -> Admission {
         let inner = &*self.inner;
         let (read, version) = inner.standing.read();
         if !op.needs_the_lease() {

@@ -55,6 +55,24 @@ fn after_a_close_and_a_drain_nothing_admitted_before_is_in_flight() {
 }
 
 #[test]
+fn an_operation_that_read_the_standing_before_a_close_and_is_counted_after_its_drain_is_refused() {
+    let at = stand(standing(Right::Read));
+    at.gate.publish(standing(write_for(100, at.gate.now())));
+    // Just between its look at the standing and its count the gate is closed, and drained: nothing is in flight.
+    let drained = std::cell::Cell::new(None);
+    let admission = at.gate.admit_under(Op::Write, None, |read| {
+        if drained.get().is_none() {
+            at.gate.publish(standing(Right::Read));
+            drained.set(Some(at.gate.drain(Duration::ZERO)));
+        }
+        read
+    });
+    assert_eq!(drained.get(), Some(true));
+    assert!(matches!(admission, Admission::Refuse(Errno::ROFS)));
+    assert_eq!((at.gate.in_flight(), at.gate.counts().admitted), (0, 0), "and is counted no more");
+}
+
+#[test]
 fn a_drain_does_not_wait_for_pages_in_stage_one_and_does_in_stage_two() {
     let at = stand(standing(Right::Read));
     at.gate.publish(standing(write_for(100, at.gate.now())));
