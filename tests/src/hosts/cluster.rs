@@ -71,6 +71,8 @@ impl Cluster {
         command.args([insecure, "--node-id", &node.to_string(), "--listen", &self.address(node), "--data-dir"]);
         command.arg(self.data(node)).args(["--heartbeat", self.pace.heartbeat, "--election-timeout", self.pace.election]);
         command.env("TREELEASE_TEST_WORLD", &self.dir);
+        // A short journal: the store behind it has its part in each story, and a node whose disk is full notices soon.
+        command.env("TREELEASE_TEST_JOURNAL", "16");
         for peer in (1..=3).filter(|peer| *peer != node) {
             command.args(["--peer", &format!("{peer}={}", self.address(peer))]);
         }
