@@ -14,6 +14,14 @@ use super::redb::RedbBackend;
 use super::sled::SledBackend;
 use super::{Backend, files};
 
+/// Bytes of pages in memory, if nothing else is said. The live log is in our own memory; a store's pages are for recovery, and the
+/// last of them for the next append.
+pub const CACHE: u64 = 1 << 20;
+/// The least: a store keeps the last pages in any case.
+pub const CACHE_LEAST: u64 = 1 << 20;
+/// The most: the live log is never larger.
+pub const CACHE_MOST: u64 = 4 << 30;
+
 /// Which backend keeps log and vote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,23 +52,28 @@ impl Kind {
 
     /// Opens the database in this directory, or makes one.
     pub fn open(self, dir: &Path) -> io::Result<Box<dyn Backend>> {
+        self.open_with(dir, CACHE)
+    }
+
+    /// The same with so many bytes of pages in memory.
+    pub fn open_with(self, dir: &Path, cache: u64) -> io::Result<Box<dyn Backend>> {
         let faults = Faults::from_env();
         Ok(match self {
-            Kind::Sled => Box::new(SledBackend::open(dir)?.with_faults(faults)),
-            Kind::Redb => Box::new(RedbBackend::open(dir, faults)?),
+            Kind::Sled => Box::new(SledBackend::open_with(dir, cache)?.with_faults(faults)),
+            Kind::Redb => Box::new(RedbBackend::open(dir, cache, faults)?),
         })
     }
 
     /// The same for a directory that has never been complete: what cannot be opened was cut off half made, and nobody has
     /// relied on it.
-    pub fn open_unfinished(self, dir: &Path) -> io::Result<Box<dyn Backend>> {
+    pub fn open_unfinished(self, dir: &Path, cache: u64) -> io::Result<Box<dyn Backend>> {
         let read = |mut backend: Box<dyn Backend>| backend.load().map(|_| backend);
-        match self.open(dir).and_then(read) {
+        match self.open_with(dir, cache).and_then(read) {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!("{} was cut off while it was made ({e}); it is made anew", dir.display());
                 fs::remove_dir_all(dir)?;
                 files::sync_dir(dir.parent().unwrap_or(dir))?;
-                self.open(dir)
+                self.open_with(dir, cache)
             }
             opened => opened,
         }
@@ -116,7 +129,7 @@ mod tests {
             fs::write(&file, noise).unwrap();
             let refused = kind.open(&log).and_then(|mut backend| backend.load().map(drop));
             assert!(refused.is_err(), "{kind:?}");
-            let anew = kind.open_unfinished(&log).unwrap().load().unwrap();
+            let anew = kind.open_unfinished(&log, CACHE).unwrap().load().unwrap();
             assert!(anew.log.is_empty() && anew.meta.is_empty(), "{kind:?}");
         }
     }

@@ -23,8 +23,6 @@ use ::sled::{Batch, Config, Db, Mode, Tree};
 use super::kind::Faults;
 use super::{Backend, Counts, Loaded, Meta, VALUE_MAX, WriteSet, damaged, files, record};
 
-/// sled's page cache. The live log is in our own memory; sled is for recovery only.
-const CACHE: u64 = 32 * 1024 * 1024;
 /// sled's segment. It is part of the format on disk: a directory made with another size is refused.
 const SEGMENT: usize = 8 << 20;
 /// A page splits when it has more than 16 records, so it is written with so many at most, and so many changes to it.
@@ -57,10 +55,10 @@ pub struct SledBackend {
 }
 
 impl SledBackend {
-    /// Opens the database in this directory, or makes one.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Opens the database in this directory, or makes one; it keeps so many bytes of pages in memory.
+    pub fn open_with(dir: &Path, cache: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let db = open_db(dir)?;
+        let db = open_db(dir, cache)?;
         let log = db.open_tree("log").map_err(to_io)?;
         let meta = db.open_tree("meta").map_err(to_io)?;
         db.flush().map_err(to_io)?;
@@ -181,8 +179,8 @@ fn read_all(log: &Tree, meta: &Tree) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
-fn open_db(dir: &Path) -> io::Result<Db> {
-    let config = Config::new().path(dir).mode(Mode::LowSpace).segment_size(SEGMENT).cache_capacity(CACHE).flush_every_ms(None);
+fn open_db(dir: &Path, cache: u64) -> io::Result<Db> {
+    let config = Config::new().path(dir).mode(Mode::LowSpace).segment_size(SEGMENT).cache_capacity(cache).flush_every_ms(None);
     let mut tries = 0;
     loop {
         tries += 1;
@@ -212,6 +210,10 @@ fn to_io(error: ::sled::Error) -> io::Error {
 mod tests {
     use super::*;
 
+    fn open(dir: &Path) -> io::Result<SledBackend> {
+        SledBackend::open_with(dir, super::super::kind::CACHE)
+    }
+
     fn put(index: u64, content: &str) -> WriteSet {
         WriteSet { puts: vec![(index, content.into())], ..WriteSet::default() }
     }
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn i7_full_pages_of_large_records_never_go_to_a_file_that_is_not_synced() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         for round in 0..3 {
             let puts = (0..40).map(|n| (round * 40 + n, vec![n as u8; VALUE_MAX])).collect::<Vec<_>>();
             backend.commit(&WriteSet { puts, ..WriteSet::default() }).unwrap();
@@ -234,13 +236,13 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
         drop(backend);
-        assert_eq!(indexes(&mut SledBackend::open(dir.path()).unwrap()), (71..160).collect::<Vec<_>>());
+        assert_eq!(indexes(&mut open(dir.path()).unwrap()), (71..160).collect::<Vec<_>>());
     }
 
     #[test]
     fn what_was_committed_is_there_after_a_reopen() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         for index in 0..20 {
             backend.commit(&put(index, "x")).unwrap();
         }
@@ -248,7 +250,7 @@ mod tests {
         backend.commit(&WriteSet { purge_to: Some(4), meta: vec![(Meta::Purged, b"4".into())], ..WriteSet::default() }).unwrap();
         backend.commit(&put(15, "y")).unwrap();
         drop(backend);
-        let mut again = SledBackend::open(dir.path()).unwrap();
+        let mut again = open(dir.path()).unwrap();
         assert_eq!(indexes(&mut again), (5..=15).collect::<Vec<_>>());
         assert_eq!(again.load().unwrap().log[&15], b"y");
         assert_eq!(again.load().unwrap().meta[&Meta::Purged], b"4");
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn every_commit_is_synced_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         for index in 0..10 {
             backend.commit(&put(index, "x")).unwrap();
         }
@@ -267,7 +269,7 @@ mod tests {
     #[test]
     fn a_commit_whose_sync_fails_is_no_commit() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         // fdatasync on this one is EINVAL.
         backend.file = File::open("/dev/null").unwrap();
         assert!(backend.commit(&put(0, "x")).is_err());
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn a_value_that_sled_would_not_sync_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         assert!(backend.commit(&put(0, &"x".repeat(VALUE_MAX + 1))).is_err());
         backend.commit(&put(0, &"x".repeat(VALUE_MAX))).unwrap();
     }
@@ -285,7 +287,7 @@ mod tests {
     #[test]
     fn a_hole_in_the_log_is_damage() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         backend.commit(&put(1, "x")).unwrap();
         backend.commit(&put(3, "x")).unwrap();
         assert_eq!(backend.load().unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -115,6 +115,9 @@ impl Nodes {
     pub fn signal(&mut self, id: u64, signal: Signal) {
         let pid = Pid::from_child(self.child(id).as_ref().unwrap());
         kill_process(pid, signal).unwrap();
+        if signal == Signal::STOP {
+            until_stopped(pid);
+        }
     }
 
     pub fn wipe(&self, id: u64) {
@@ -199,4 +202,19 @@ pub fn free_ports(count: usize) -> Vec<u16> {
         }
     }
     found.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+/// A stop is one thread's to take, and on a busy machine the others run on until that has had its turn.
+fn until_stopped(process: Pid) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    // The state comes after the name, which is in parentheses and may hold anything.
+    let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    let runs = |task: std::io::Result<std::fs::DirEntry>| {
+        task.is_ok_and(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| !is_stopped(stat)))
+    };
+    while std::fs::read_dir(&tasks).unwrap().any(runs) {
+        assert!(tokio::time::Instant::now() < end, "{process:?} was told to stop, and runs");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
