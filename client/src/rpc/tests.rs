@@ -41,7 +41,7 @@ fn large_tree(n: usize) -> wire::Tree {
     let waiter = wire::Waiter {
         side: "pod".into(),
         session: SessionId::random().to_string(),
-        note: "x".repeat(600),
+        note: "x".repeat(500),
         ..Default::default()
     };
     wire::Tree {
@@ -49,7 +49,7 @@ fn large_tree(n: usize) -> wire::Tree {
         name: format!("tree-{n}"),
         state: "free".into(),
         last_end: "none".into(),
-        waiters: vec![waiter; 900],
+        waiters: vec![waiter; 1_100],
         ..Default::default()
     }
 }
