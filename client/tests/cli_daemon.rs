@@ -6,7 +6,7 @@ mod common;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ struct Played {
     gone: AtomicUsize,
     last: Mutex<Option<wire::HoldRequest>>,
     lose: watch::Sender<bool>,
+    long_report: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -85,6 +86,20 @@ impl SideService for Daemon {
     async fn report(&self, _: Request<wire::ReportRequest>) -> Result<Response<wire::ReportAnswer>, Status> {
         let (json, daemon_version) = (status(), env!("CARGO_PKG_VERSION").into());
         Ok(Response::new(wire::ReportAnswer { json, server_reachable: true, daemon_version, pid: 0 }))
+    }
+
+    type ReportInPiecesStream = Pin<Box<dyn Stream<Item = Result<wire::ReportAnswer, Status>> + Send>>;
+
+    /// With more text in all than a message may have, if the test wants that.
+    async fn report_in_pieces(&self, _: Request<wire::ReportRequest>) -> Result<Response<Self::ReportInPiecesStream>, Status> {
+        let (json, daemon_version) = (status(), env!("CARGO_PKG_VERSION").into());
+        let (begin, rest) = json.split_at(json.len() / 2);
+        let mut pieces = vec![wire::ReportAnswer { json: begin.into(), server_reachable: true, daemon_version, pid: 0 }];
+        pieces.push(wire::ReportAnswer { json: rest.into(), ..Default::default() });
+        // After its end JSON may have as many spaces as one likes.
+        let more = if self.0.long_report.load(Ordering::SeqCst) { 40 } else { 0 };
+        pieces.extend((0..more).map(|_| wire::ReportAnswer { json: " ".repeat(1 << 20), ..Default::default() }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces.into_iter().map(Ok)))))
     }
 
     /// The tree's name says what happens: `free`, `busy`, `slow` (granted after a while), `mortal` (lost when the test says so).
@@ -195,6 +210,7 @@ impl World {
             gone: AtomicUsize::new(0),
             last: Mutex::default(),
             lose: watch::channel(false).0,
+            long_report: false.into(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let daemon = Daemon(played.clone());
@@ -219,6 +235,16 @@ fn a_commands_code_and_output_are_its_own() {
     assert_eq!((went.code, went.out.as_str(), went.err.as_str()), (Some(7), "out\n", "err\n"));
     let went = world.run(&["run", "--tree", "free", "--", "sh", "-c", "kill -KILL $$"]);
     assert_eq!((went.code, went.out.as_str(), went.err.as_str()), (Some(137), "", ""));
+}
+
+#[test]
+fn a_report_that_is_longer_than_a_message_is_shown_as_any_other() {
+    let world = World::new();
+    let short = world.run(&["status", "-o", "json"]);
+    world.played.long_report.store(true, Ordering::SeqCst);
+    let long = world.run(&["status", "-o", "json"]);
+    assert_eq!((long.code, long.out.as_str(), long.err.as_str()), (Some(0), short.out.as_str(), ""));
+    assert!(long.out.contains("\"busy\""), "{long:?}");
 }
 
 #[test]

@@ -110,6 +110,10 @@ impl WallTime {
     pub fn parse(s: &str) -> Self {
         s.parse().map(Self).unwrap_or(Self::UNKNOWN)
     }
+    /// From milliseconds since the epoch of UNIX; `UNKNOWN` for a year that no calendar has.
+    pub fn from_millis(ms: i64) -> Self {
+        jiff::Timestamp::from_millisecond(ms).map(Self).unwrap_or(Self::UNKNOWN)
+    }
 }
 
 impl fmt::Display for WallTime {

@@ -20,7 +20,7 @@ use crate::failure::{Failure, Result};
 use crate::fencing::agents::{Agents, Written};
 use crate::formation::MEMBERS_MAX;
 use crate::limits::Limits;
-use crate::store::Kind;
+use crate::store::{Kind, kind};
 
 /// Where a node listens if nothing is said.
 const LISTEN: &str = "127.0.0.1:7420";
@@ -66,6 +66,9 @@ pub struct Flags {
     /// Which database keeps log and vote [default: what the directory has, else sled]
     #[arg(long, value_name = "sled|redb")]
     pub store: Option<String>,
+    /// Mebibytes of that database's pages that are kept in memory [default: 1]
+    #[arg(long, value_name = "MIB")]
+    pub store_cache: Option<u64>,
     /// Plain HTTP for health and metrics (/healthz, /readyz, /metrics); no names, no token
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
@@ -97,6 +100,7 @@ struct File {
     #[serde(default)]
     peer: Vec<String>,
     store: Option<String>,
+    store_cache: Option<u64>,
     admin: Option<String>,
     token_file: Option<PathBuf>,
     #[serde(default)]
@@ -228,7 +232,8 @@ impl Config {
             // As it was written, so that it is the text that the other nodes list.
             advertise = Some(listen_text);
         }
-        let pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
+        let mut pace = pace(flags.heartbeat.or(file.heartbeat), flags.election_timeout.or(file.election_timeout))?;
+        pace.store_cache = flags.store_cache.or(file.store_cache).map_or(Ok(kind::CACHE), store_cache)?;
         let admin = flags.admin.or(file.admin).map(|text| resolve("admin", &text)).transpose()?.unwrap_or_default();
         let token_file = flags.token_file.or(file.token_file);
         let mut tokens = token_file.as_deref().map(read_tokens).transpose()?.unwrap_or_default().into_iter();
@@ -259,6 +264,13 @@ impl Config {
             store,
         })
     }
+}
+
+fn store_cache(mib: u64) -> Result<u64> {
+    let most = kind::CACHE_MOST >> 20;
+    let fits = Some(mib).filter(|mib| (kind::CACHE_LEAST >> 20..=most).contains(mib));
+    fits.map(|mib| mib << 20)
+        .ok_or_else(|| Failure::config(format!("--store-cache {mib}: it must be within 1 and {most} mebibytes")))
 }
 
 fn store(name: &str) -> Result<Kind> {

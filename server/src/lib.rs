@@ -26,6 +26,7 @@
 //! | [`config`] | flags and file to one checked value |
 //! | [`limits`] | how much callers may take |
 //! | [`reload`] | what of it may change while the node runs |
+//! | [`memory`] | what this process's allocator keeps |
 //! | [`readiness`] | whether this node can serve |
 //! | [`failure`] | what ends a node, with its exit code |
 //! | [`surroundings`] | what a node stands on: this machine, or a simulated world |
@@ -44,6 +45,7 @@ pub mod leader;
 pub mod lease;
 pub mod limits;
 pub mod membership;
+pub mod memory;
 pub mod node;
 pub mod readiness;
 pub mod reload;

@@ -18,6 +18,7 @@ use treelease_proto::refusal::Code;
 use treelease_server::config::{Config, Flags};
 use treelease_server::failure::{Failure, Result};
 use treelease_server::fencing::watchdog;
+use treelease_server::memory;
 use treelease_server::node::{Node, STOP_LIMIT};
 
 /// Room for what the ordered end does not count: the runtime's own end.
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|first| first == watchdog::ARGUMENT) {
         return watchdog::main(args);
     }
+    memory::settle();
     let flags = Flags::parse();
     let (filter, log) = tracing_subscriber::reload::Layer::new(filter_of(flags.log.as_deref()));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());

@@ -28,6 +28,7 @@ pub fn may_become(old: &Config, new: &Config) -> Result<()> {
         ("listen", sorted(&old.listen) != sorted(&new.listen)),
         ("advertise", old.advertise != new.advertise),
         ("admin", sorted(&old.admin) != sorted(&new.admin)),
+        ("store_cache", old.pace.store_cache != new.pace.store_cache),
         ("heartbeat, election_timeout", old.pace != new.pace),
         ("store", old.store != new.store),
         ("limits: streams, calls", old.limits.of_a_connection() != new.limits.of_a_connection()),

@@ -25,7 +25,7 @@ use treelease_proto::id::{ClusterId, RequestKey, SessionId, TreeId};
 use treelease_proto::wire;
 use watched::{Cluster, add_tree};
 
-const LEASE: [&str; 8] = ["Do", "Renew", "Renewals", "Status", "History", "Watch", "Backup", "ChangeMembers"];
+const LEASE: [&str; 9] = ["Do", "Renew", "Renewals", "Status", "History", "Watch", "Backup", "ChangeMembers", "StatusInPieces"];
 const RAFT: [&str; 8] = ["Hello", "Promise", "Append", "Vote", "Snapshot", "Forward", "ForwardRenewals", "TakeOver"];
 /// As `server/src/api` has it.
 const MESSAGE_MAX: usize = 64 * 1024;
@@ -71,7 +71,8 @@ fn meaning(method: usize, message: &[u8]) -> Meaning {
         },
         "Watch" if read::<wire::WatchRequest>(message).is_some() => Meaning::Word,
         "Backup" if read::<wire::BackupRequest>(message).is_some() => Meaning::Word,
-        "Watch" | "Backup" => Meaning::None,
+        "StatusInPieces" if read::<wire::StatusPiecesRequest>(message).is_some() => Meaning::Word,
+        "Watch" | "Backup" | "StatusInPieces" => Meaning::None,
         "Renew" => harmless(read::<wire::RenewRequest>(message).is_some_and(|r| r.cluster.is_empty())),
         // One that fails, fails by itself.
         "Renewals" => harmless(read::<wire::RenewalsAsked>(message).is_some_and(|m| m.asked.len() <= IN_MESSAGE_MAX)),

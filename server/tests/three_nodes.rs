@@ -222,7 +222,7 @@ async fn a_leader_that_was_stopped_past_an_expiry_acknowledges_no_renewal() {
     let rest: Vec<u64> = ALL.into_iter().filter(|id| *id != old).collect();
     let caller = nodes.caller(old);
     assert!(held.renew(&caller, 10).await.unwrap().alive);
-    nodes.freeze(old).await;
+    nodes.signal(old, Signal::STOP);
     // They lie in its sockets, and are the first that it reads when it wakes, before it has heard of anybody else.
     let queued: Vec<_> = (11..31)
         .map(|number| {

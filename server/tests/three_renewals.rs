@@ -35,7 +35,7 @@ async fn i5_a_minority_acknowledges_nothing_over_an_open_call_which_goes_on_with
     assert!(call.renew(of(&held.session, 1)).await.unwrap().alive);
     let rest: Vec<u64> = ALL.into_iter().filter(|id| *id != leader).collect();
     for id in &rest {
-        nodes.freeze(*id).await;
+        nodes.signal(*id, Signal::STOP);
     }
     for number in 2..5 {
         let tag = call.ask(of(&held.session, number), SOON);
@@ -55,7 +55,7 @@ async fn i5_a_leader_that_was_stopped_past_an_expiry_acknowledges_no_renewal_of_
     let rest: Vec<u64> = ALL.into_iter().filter(|id| *id != old).collect();
     let mut call = Renewing::to(&nodes.address(old), None).await.unwrap();
     assert!(call.renew(of(&held.session, 10)).await.unwrap().alive);
-    nodes.freeze(old).await;
+    nodes.signal(old, Signal::STOP);
     // They lie in its socket, and are the first that it reads when it wakes. Half of them would wait for company.
     let queued: Vec<u64> = (11..26)
         .map(|number| {

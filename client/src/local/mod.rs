@@ -142,8 +142,25 @@ impl LocalClient {
 
     /// The side's state.
     pub async fn report(&mut self) -> Result<wire::ReportAnswer, Failure> {
-        let answer = tokio::time::timeout(QUICK, self.client.report(wire::ReportRequest {})).await;
-        self.taken(answer)
+        let begun = tokio::time::timeout(QUICK, self.client.report_in_pieces(wire::ReportRequest {})).await;
+        let mut pieces = match begun {
+            // It is of an earlier version.
+            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
+                let answer = tokio::time::timeout(QUICK, self.client.report(wire::ReportRequest {})).await;
+                return self.taken(answer);
+            }
+            begun => self.taken(begun)?,
+        };
+        let mut whole: Option<wire::ReportAnswer> = None;
+        loop {
+            let piece = tokio::time::timeout(QUICK, pieces.message()).await;
+            let piece = self.taken(piece.map(|piece| piece.map(tonic::Response::new)))?;
+            match (piece, &mut whole) {
+                (Some(piece), None) => whole = Some(piece),
+                (Some(piece), Some(whole)) => whole.json.push_str(&piece.json),
+                (None, _) => return Ok(whole.unwrap_or_default()),
+            }
+        }
     }
 
     /// Takes a hold. Dropping the stream drops a hold of kind `run`.

@@ -1,22 +1,96 @@
 //! Status: any node answers, and one that is cut off marks its answer; then the others are asked whether they know better.
+//! It comes in pieces, as many as there are trees for; whole from a server that knows no pieces.
+
+use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tonic::{Code as Grpc, Response, Status, Streaming};
 
-use super::{CallError, Servers, not_understood};
+use super::{CallError, Failed, READ_ROUNDS, Servers, Target, classify, not_understood};
 use crate::words::tree::ClusterStatus;
 use crate::words::wire;
+
+/// What a server begins to say.
+enum Said {
+    InPieces(Box<Streaming<wire::StatusPiece>>),
+    Whole(Box<wire::StatusAnswer>),
+}
+
+impl Target {
+    async fn begin_status(&mut self, limit: Duration) -> Result<Response<Said>, Status> {
+        // No time limit in the request: it would end the stream.
+        let mut request = tonic::Request::new(wire::StatusPiecesRequest::default());
+        self.authorise(&mut request);
+        match self.client.status_in_pieces(request).await {
+            Ok(pieces) => Ok(Response::new(Said::InPieces(Box::new(pieces.into_inner())))),
+            // Of an earlier version, whose answer is one message.
+            Err(status) if status.code() == Grpc::Unimplemented => {
+                let request = self.request(wire::StatusRequest {}, limit);
+                let whole = self.client.status(request).await?;
+                Ok(Response::new(Said::Whole(Box::new(whole.into_inner()))))
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// From begin to end; `limit` is for the begin, and for each piece.
+    async fn status(mut self, limit: Duration) -> Result<wire::StatusAnswer, Status> {
+        let begun = timeout(limit, self.begin_status(limit)).await.unwrap_or_else(|_| Err(silent(limit)))?;
+        begun.into_inner().read(limit).await
+    }
+}
+
+impl Said {
+    /// All of it. A server that falls silent is not waited for for ever.
+    async fn read(self, limit: Duration) -> Result<wire::StatusAnswer, Status> {
+        let mut pieces = match self {
+            Said::Whole(answer) => return Ok(*answer),
+            Said::InPieces(pieces) => pieces,
+        };
+        let mut all: Option<wire::StatusAnswer> = None;
+        loop {
+            let piece = timeout(limit, pieces.message()).await.unwrap_or_else(|_| Err(silent(limit)))?;
+            let piece = piece.ok_or_else(|| Status::unavailable("the server ended its status half-way"))?;
+            let part = piece.part.unwrap_or_default();
+            match &mut all {
+                None => all = Some(part),
+                Some(all) => {
+                    all.trees.extend(part.trees);
+                    all.sessions.extend(part.sessions);
+                }
+            }
+            if !piece.more {
+                return Ok(all.unwrap_or_default());
+            }
+        }
+    }
+}
+
+fn silent(limit: Duration) -> Status {
+    Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis()))
+}
 
 impl Servers {
     /// All trees and sessions. Without a quorum only if no server has one.
     pub async fn status(&self) -> Result<ClusterStatus, CallError> {
-        let answer = self
-            .call(false, |mut target, limit| {
-                let request = target.request(wire::StatusRequest {}, limit);
-                async move { target.client.status(request).await }
-            })
-            .await?;
+        let began = Instant::now();
+        let mut round = 1;
+        let answer = loop {
+            let said = self.call(false, |mut target, limit| async move { target.begin_status(limit).await }).await?;
+            let last = match said.read(self.timeout).await {
+                Ok(answer) => break answer,
+                Err(status) => match classify(&status) {
+                    Failed::Refused(refusal) => return Err(CallError::Refused(refusal)),
+                    Failed::NotSent(last) | Failed::Perhaps(last) => last,
+                },
+            };
+            if round >= READ_ROUNDS {
+                return Err(CallError::Unreachable { tried: self.endpoints(), waited: began.elapsed(), last });
+            }
+            round += 1;
+        };
         let answer = if answer.quorum { answer } else { self.better_status(&answer).await.unwrap_or(answer) };
         answer.try_into().map_err(not_understood)
     }
@@ -27,14 +101,13 @@ impl Servers {
         let order = self.endpoints();
         targets.sort_by_key(|target| order.iter().position(|address| *address == target.address));
         let limit = self.timeout;
-        let asks = targets.into_iter().map(|mut target| async move {
-            let request = target.request(wire::StatusRequest {}, limit);
-            let said = match timeout(limit, target.client.status(request)).await {
-                Ok(Ok(answer)) => ClusterStatus::try_from(answer.into_inner()).map_err(|e| e.to_string()),
-                Ok(Err(status)) => Err(status.message().to_owned()),
-                Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
+        let asks = targets.into_iter().map(|target| async move {
+            let address = target.address.clone();
+            let said = match target.status(limit).await {
+                Ok(answer) => ClusterStatus::try_from(answer).map_err(|e| e.to_string()),
+                Err(status) => Err(status.message().to_owned()),
             };
-            (target.address, said)
+            (address, said)
         });
         Ok(join_all(asks).await)
     }
@@ -45,10 +118,9 @@ impl Servers {
         let limit = self.timeout / targets.len() as u32;
         let mut asked: FuturesUnordered<_> = targets
             .into_iter()
-            .map(|mut target| async move {
-                let request = target.request(wire::StatusRequest {}, limit);
-                let answer = timeout(limit, target.client.status(request)).await.ok()?.ok()?.into_inner();
-                Some((target.address, answer))
+            .map(|target| async move {
+                let address = target.address.clone();
+                target.status(limit).await.ok().map(|answer| (address, answer))
             })
             .collect();
         while let Some(answered) = asked.next().await {

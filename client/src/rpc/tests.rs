@@ -50,6 +50,28 @@ struct State {
     watches: Mutex<Vec<u64>>,
     /// What its status says; none: it has no status.
     quorum: Option<bool>,
+    /// How many large trees its status in pieces has; none: it knows no pieces.
+    pieces: Option<usize>,
+    /// The first so many of those end before their last piece.
+    breaks: AtomicUsize,
+}
+
+/// Some 600 KiB.
+fn large_tree(n: usize) -> wire::Tree {
+    let waiter = wire::Waiter {
+        side: "pod".into(),
+        session: SessionId::random().to_string(),
+        note: "x".repeat(500),
+        ..Default::default()
+    };
+    wire::Tree {
+        id: TreeId::random().to_string(),
+        name: format!("tree-{n}"),
+        state: "free".into(),
+        last_end: "none".into(),
+        waiters: vec![waiter; 1_100],
+        ..Default::default()
+    }
 }
 
 /// Of this cluster, with a status that is marked or not.
@@ -77,6 +99,8 @@ fn fake(lose: usize, hang: bool) -> Fake {
         leader_at: Mutex::default(),
         watches: Mutex::default(),
         quorum: None,
+        pieces: None,
+        breaks: 0.into(),
     }))
 }
 
@@ -173,6 +197,29 @@ impl Lease for Fake {
         let Some(quorum) = self.0.quorum else { return Err(Status::unavailable("no quorum")) };
         let (cluster, revision) = (self.0.cluster.to_string(), if quorum { 2 } else { 1 });
         Ok(Response::new(wire::StatusAnswer { cluster, revision, quorum, ..Default::default() }))
+    }
+
+    type StatusInPiecesStream = ReceiverStream<Result<wire::StatusPiece, Status>>;
+
+    /// As a server of the first version, where it is to be one; else as many pieces as it has trees, or one less.
+    async fn status_in_pieces(
+        &self,
+        _: Request<wire::StatusPiecesRequest>,
+    ) -> Result<Response<Self::StatusInPiecesStream>, Status> {
+        let Some(trees) = self.0.pieces else { return Err(Status::unimplemented("it is of an earlier version")) };
+        let broken = self.0.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        let (tx, rx) = tokio::sync::mpsc::channel(trees + 1);
+        let cluster = self.0.cluster.to_string();
+        let head = wire::StatusAnswer { cluster, revision: 9, quorum: true, ..Default::default() };
+        let mut parts = vec![head];
+        parts.extend((0..trees).map(|n| wire::StatusAnswer { trees: vec![large_tree(n)], ..Default::default() }));
+        for (n, part) in parts.into_iter().enumerate() {
+            if broken && n == trees {
+                break;
+            }
+            tx.try_send(Ok(wire::StatusPiece { part: Some(part), more: n < trees })).unwrap();
+        }
+        Ok(Response::new(ReceiverStream::new(rx)))
     }
 
     async fn history(&self, _: Request<wire::HistoryRequest>) -> Result<Response<wire::HistoryAnswer>, Status> {
@@ -436,4 +483,27 @@ async fn a_status_without_a_quorum_is_taken_only_if_no_server_has_one() {
     let whole = serve(&fake_status(&ours, true)).await;
     let better = servers(vec![marked, nobody().await, whole], 2_000).status().await.unwrap();
     assert_eq!((better.quorum, better.revision, better.cluster), (true, 2, ours));
+}
+
+/// A status in pieces, larger in all than one message may be.
+fn fake_pieces(trees: usize, breaks: usize) -> Fake {
+    let state = Arc::into_inner(fake(0, false).0).unwrap();
+    Fake(Arc::new(State { pieces: Some(trees), breaks: breaks.into(), ..state }))
+}
+
+#[tokio::test]
+async fn a_status_is_read_in_pieces_whatever_its_length_and_once_more_if_it_breaks() {
+    let trees = ANSWER_MAX / (512 << 10);
+    for breaks in [0, 1] {
+        let fake = fake_pieces(trees, breaks);
+        let status = servers(vec![serve(&fake).await], 30_000).status().await.unwrap();
+        let names: Vec<String> = status.trees.iter().map(|tree| tree.name.to_string()).collect();
+        assert_eq!(names, (0..trees).map(|n| format!("tree-{n}")).collect::<Vec<_>>());
+        assert!((status.revision, status.quorum) == (9, true) && status.cluster == fake.0.cluster);
+    }
+    let broken = servers(vec![serve(&fake_pieces(3, 9)).await], 30_000).status().await.unwrap_err();
+    assert!(
+        matches!(&broken, CallError::Unreachable { last, .. } if last.contains("half-way")),
+        "never a part of it: {broken:?}"
+    );
 }

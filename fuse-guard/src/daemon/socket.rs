@@ -29,6 +29,8 @@ use treelease_client::words::wire::{
 
 /// The most calls that the loop has not seen to yet; more wait at the socket.
 pub const CALLS_MAX: usize = 256;
+/// Longest piece of a report's JSON, in bytes.
+const PIECE_MAX: usize = 1 << 20;
 /// The most words to one waiting command that it has not read yet.
 const ANSWERS_MAX: usize = 64;
 
@@ -114,6 +116,24 @@ impl Face {
     }
 }
 
+/// The JSON in pieces of at most so many bytes; the first has everything else.
+fn pieces_of(mut whole: ReportAnswer, most: usize) -> Vec<ReportAnswer> {
+    let json = std::mem::take(&mut whole.json);
+    let mut rest = json.as_str();
+    let mut pieces = vec![whole];
+    loop {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(most));
+        if let Some(last) = pieces.last_mut() {
+            last.json = piece.to_owned();
+        }
+        if after.is_empty() {
+            return pieces;
+        }
+        rest = after;
+        pieces.push(ReportAnswer::default());
+    }
+}
+
 fn ending() -> Status {
     Status::unavailable("the side daemon is ending")
 }
@@ -128,6 +148,14 @@ impl Side for Face {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportAnswer>, Status> {
         self.check(&request)?;
         self.ask(Call::Report).await
+    }
+
+    type ReportInPiecesStream = Pin<Box<dyn Stream<Item = Result<ReportAnswer, Status>> + Send>>;
+
+    async fn report_in_pieces(&self, request: Request<ReportRequest>) -> Result<Response<Self::ReportInPiecesStream>, Status> {
+        self.check(&request)?;
+        let whole = self.ask(Call::Report).await?.into_inner();
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces_of(whole, PIECE_MAX).into_iter().map(Ok)))))
     }
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<Self::HoldStream>, Status> {
@@ -205,4 +233,22 @@ pub fn serve(path: &Path, calls: mpsc::Sender<Call>, stop: CancellationToken) ->
             tracing::error!(%error, "the local socket has failed");
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_in_pieces_is_the_report() {
+        for json in ["", "x", "{\"a\":\"äöü\"}", &"äx".repeat(1_000)] {
+            let whole = ReportAnswer { json: json.into(), server_reachable: true, daemon_version: "1".into(), pid: 7 };
+            for most in [4, 5, 1_000, 1 << 20] {
+                let pieces = pieces_of(whole.clone(), most);
+                assert!(pieces.iter().all(|piece| piece.json.len() <= most), "{most}");
+                let joined: String = pieces.iter().map(|piece| piece.json.as_str()).collect();
+                assert_eq!(ReportAnswer { json: joined, ..pieces[0].clone() }, whole);
+            }
+        }
+    }
 }

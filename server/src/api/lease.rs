@@ -1,4 +1,4 @@
-//! Do, Status, History: from the wire to a word, to the state, and back.
+//! Do and History: from the wire to a word, to the state, and back.
 //!
 //! Promises: what only the server itself may propose is refused here and never logged; a failed call says by its code
 //! whether the command may have happened (see [`super`]). It decides nothing about leases.
@@ -11,7 +11,6 @@ use treelease_proto::command::{Answer, Command, Event, Proposal};
 use treelease_proto::convert::TEXT_MAX;
 use treelease_proto::id::{RequestKey, TreeId, TreeName};
 use treelease_proto::refusal::{Code, Refusal};
-use treelease_proto::tree::{ClusterStatus, StateName, TreeStatus};
 use treelease_proto::wire;
 use treelease_proto::wire::forward_answer::Kind;
 use treelease_proto::wire::forward_request::Call;
@@ -142,52 +141,6 @@ impl Service {
         // Who made the answer leads, as a rule; of an answer that was passed on it is the leader's word.
         let leader_at = if self.api.consensus.leads() { self.api.consensus.own_address() } else { String::new() };
         wire::DoAnswer { answer: Some(message), cluster: self.cluster().to_string(), revision, leader_at }
-    }
-
-    pub(super) fn cluster_status(&self) -> wire::StatusAnswer {
-        let standing = self.api.consensus.standing();
-        let members = self.node_statuses(&standing);
-        let state = self.api.consensus.state();
-        let (ttl_min, ttl_max) = state.limits();
-        let mut trees = state.tree_statuses();
-        self.fill_remaining(&state, &mut trees);
-        let status = ClusterStatus {
-            cluster: self.cluster().clone(),
-            revision: state.revision(),
-            leader: standing.leader,
-            nodes: standing.nodes,
-            quorum: standing.quorum,
-            // TLS is not in this version: a side's name is only claimed, with a token too.
-            secure: false,
-            trees,
-            sessions: state.session_statuses(),
-            ttl_min,
-            ttl_max,
-            predecessors: state.predecessors().to_vec(),
-            members,
-            joint: self.api.consensus.members().is_joint(),
-            age: standing.age,
-        };
-        drop(state);
-        wire::StatusAnswer::from(&status)
-    }
-
-    /// How long until a session expires or a grace ends is known to the leader's timers only.
-    fn fill_remaining(&self, state: &State, trees: &mut [TreeStatus]) {
-        let mut timers = self.api.seat.timers();
-        if timers.leading().is_none() {
-            return;
-        }
-        let now = self.api.clock.now();
-        // What was applied since the last tick is not armed yet.
-        timers.follow(state, now);
-        for tree in trees {
-            tree.remaining = match tree.state {
-                StateName::Held => tree.holder.as_ref().and_then(|h| timers.session_remaining(&h.session, now)),
-                StateName::Cooling => timers.cooling_remaining(&tree.id, now),
-                _ => None,
-            };
-        }
     }
 
     pub(super) fn tree_history(&self, request: wire::HistoryRequest) -> Result<wire::HistoryAnswer, Status> {

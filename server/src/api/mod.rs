@@ -2,7 +2,8 @@
 //!
 //! | call | where |
 //! |---|---|
-//! | Do, Status, History | `lease` |
+//! | Do, History | `lease` |
+//! | Status, StatusInPieces | `status` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
 //! | many of them, over calls that stay open | `renewals` |
 //! | Watch | `watch` |
@@ -33,6 +34,7 @@ mod outcomes;
 mod peers;
 mod renew;
 mod renewals;
+mod status;
 mod watch;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -64,7 +66,7 @@ use crate::telemetry::Telemetry;
 use callers::Callers;
 use nonce::Nonces;
 
-/// Largest message that is sent: a status or a history of many trees.
+/// Largest message that is sent: a status of many trees in one, or a history with long words.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// A connection that is silent for so long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -105,6 +107,8 @@ pub(crate) struct Service {
     keys: auth::Keys,
     nonces: Mutex<Nonces>,
     watches: Arc<limits::Seats>,
+    /// Statuses in pieces that are being read.
+    statuses: Arc<limits::Seats>,
     /// One at a time.
     backups: Arc<Semaphore>,
     /// Held while a change of the members is under way.
@@ -132,6 +136,7 @@ pub async fn serve(callers: Callers, api: Api, door: Door, fail: FailStop) {
         keys: door.keys.clone(),
         nonces: Mutex::new(Nonces::default()),
         watches: Arc::default(),
+        statuses: Arc::default(),
         backups: Arc::new(Semaphore::new(1)),
         changing: tokio::sync::Mutex::new(()),
     });
@@ -204,7 +209,14 @@ impl wire::lease_server::Lease for Service {
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
         self.ready()?;
-        Ok(Response::new(self.cluster_status()))
+        self.whole_status().map(Response::new)
+    }
+
+    type StatusInPiecesStream = status::Pieces;
+
+    async fn status_in_pieces(&self, request: Request<wire::StatusPiecesRequest>) -> Result<Response<status::Pieces>, Status> {
+        self.ready()?;
+        self.status_pieces(request.into_inner()).map(Response::new)
     }
 
     async fn history(&self, request: Request<wire::HistoryRequest>) -> Result<Response<wire::HistoryAnswer>, Status> {

@@ -4,7 +4,7 @@
 //! says which field, never a guess. It does not know where the bytes lie.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read, Write};
 
 use openraft::{CommittedLeaderId, EntryPayload};
 use prost::Message;
@@ -21,6 +21,8 @@ use crate::store::identity::Member;
 pub const COUNT_MAX: u64 = 1 << 62;
 /// The form of a snapshot that this version writes and reads.
 const SNAPSHOT_FORMAT: u32 = 1;
+/// Longest header of a snapshot: it names members.
+const HEADER_MAX: usize = 1 << 20;
 
 /// A batch, for the log.
 pub fn batch_to_bytes(batch: &Batch) -> Vec<u8> {
@@ -106,17 +108,55 @@ pub fn log_id_from_bytes(bytes: &[u8]) -> io::Result<LogId> {
 }
 
 /// A snapshot: a header, and the state as JSON. The file that it is kept in has a checksum.
-pub fn snapshot_to_bytes(meta: &SnapshotMeta, state: &State) -> io::Result<Vec<u8>> {
-    let mut out = meta_to_wire(meta).encode_length_delimited_to_vec();
-    serde_json::to_writer(&mut out, state).map_err(io::Error::other)?;
-    Ok(out)
+pub fn write_snapshot(out: &mut dyn Write, meta: &SnapshotMeta, state: &State) -> io::Result<()> {
+    out.write_all(&meta_to_wire(meta).encode_length_delimited_to_vec())?;
+    serde_json::to_writer(out, state).map_err(io::Error::from)
 }
 
-/// A snapshot.
-pub fn snapshot_from_bytes(mut bytes: &[u8]) -> io::Result<(SnapshotMeta, State)> {
-    let meta = meta_from_wire(wire::SnapshotHeader::decode_length_delimited(&mut bytes).map_err(undecodable)?)?;
-    let state = serde_json::from_slice(bytes).map_err(|e| damaged(format!("a snapshot's state: {e}")))?;
+/// A snapshot, in pieces too.
+pub fn read_snapshot(input: &mut impl Read) -> io::Result<(SnapshotMeta, State)> {
+    let meta = read_snapshot_meta(input)?;
+    let state = serde_json::from_reader(input).map_err(|e| match e.classify() {
+        serde_json::error::Category::Io => io::Error::from(e),
+        _ => damaged(format!("a snapshot's state: {e}")),
+    })?;
     Ok((meta, state))
+}
+
+/// What it says about itself, without the state.
+pub fn read_snapshot_meta(input: &mut impl Read) -> io::Result<SnapshotMeta> {
+    let short = |e: io::Error| match e.kind() {
+        io::ErrorKind::UnexpectedEof => damaged("a snapshot's header is cut short"),
+        _ => e,
+    };
+    // The length of the header, seven bits a byte.
+    let (mut len, mut byte) = (0usize, [0x80]);
+    for shift in (0..).step_by(7).take_while(|shift| *shift < 28) {
+        if byte[0] & 0x80 == 0 {
+            break;
+        }
+        input.read_exact(&mut byte).map_err(short)?;
+        len |= usize::from(byte[0] & 0x7f) << shift;
+    }
+    if byte[0] & 0x80 != 0 || len > HEADER_MAX {
+        return Err(damaged("a snapshot's header is longer than any can be"));
+    }
+    let mut header = vec![0; len];
+    input.read_exact(&mut header).map_err(short)?;
+    meta_from_wire(wire::SnapshotHeader::decode(&header[..]).map_err(undecodable)?)
+}
+
+/// The same in memory.
+#[cfg(test)]
+pub fn snapshot_to_bytes(meta: &SnapshotMeta, state: &State) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    write_snapshot(&mut out, meta, state).map(|()| out)
+}
+
+/// The same from memory.
+#[cfg(test)]
+pub fn snapshot_from_bytes(mut bytes: &[u8]) -> io::Result<(SnapshotMeta, State)> {
+    read_snapshot(&mut bytes)
 }
 
 pub(super) fn meta_to_wire(meta: &SnapshotMeta) -> wire::SnapshotHeader {

@@ -1,4 +1,4 @@
-//! openraft's log over the store: the live log in memory, the disk for recovery only.
+//! openraft's log over the store: the live log in memory ([`super::kept`]), the disk for recovery only.
 //!
 //! Promises (I7): an entry, a vote, a truncation is on disk before openraft hears of it, but for a leader's own entry, which its
 //! followers may get meanwhile (the argument is in [`super::ahead`]); writes keep their order, since all
@@ -8,7 +8,6 @@
 //! record's checksum, the log without a hole and joined to what was purged, nothing committed that is not there. It does
 //! not know what a command means.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -21,6 +20,7 @@ use treelease_proto::id::NodeId;
 
 use super::ahead::{self, Ahead, Members};
 use super::codec;
+use super::kept::Kept;
 use super::peers::Peers;
 use super::published::Published;
 use super::types::{Entry, LogId, Membership, StorageError, TypeConfig, Vote};
@@ -29,7 +29,7 @@ use crate::store::{Loaded, Meta, WriteSet, damaged};
 
 #[derive(Debug, Default)]
 struct Mem {
-    entries: BTreeMap<u64, Entry>,
+    entries: Kept,
     purged: Option<LogId>,
     vote: Option<Vote>,
     committed: Option<LogId>,
@@ -74,17 +74,17 @@ impl Recovered {
             if entry.get_members().is_some() {
                 mem.members_at = index;
             }
-            mem.entries.insert(index, entry);
+            mem.entries.note(&entry, bytes);
         }
         let id = |kind| loaded.meta.get(&kind).map(|b| codec::log_id_from_bytes(b)).transpose();
         mem.purged = id(Meta::Purged)?;
         mem.committed = id(Meta::Committed)?;
         mem.vote = loaded.meta.get(&Meta::Vote).map(|b| codec::vote_from_bytes(b)).transpose()?;
         let start = mem.purged.map_or(0, |p| p.index + 1);
-        if let Some((first, _)) = mem.entries.first_key_value()
-            && *first != start
+        if let Some(first) = mem.entries.first()
+            && first.index != start
         {
-            return Err(damaged(format!("the log begins at entry {first}, it should at {start}")));
+            return Err(damaged(format!("the log begins at entry {}, it should at {start}", first.index)));
         }
         if mem.committed.map(|c| c.index) > mem.last().map(|l| l.index) {
             return Err(damaged("entries that were committed are missing from the log"));
@@ -98,8 +98,8 @@ impl Recovered {
     }
 
     /// The members that the last such entry has made, if the log still has it.
-    pub fn members(&self) -> Option<&Membership> {
-        self.mem.entries.get(&self.mem.members_at)?.get_members()
+    pub fn members(&self) -> Option<Membership> {
+        self.mem.entries.get(self.mem.members_at).ok()??.get_members().cloned()
     }
 
     /// With the vote that this node may start with ([`ahead::step_back`]).
@@ -117,7 +117,7 @@ impl Recovered {
 
 impl Mem {
     fn last(&self) -> Option<LogId> {
-        self.entries.last_key_value().map(|(_, e)| e.log_id).or(self.purged)
+        self.entries.last().or(self.purged)
     }
 }
 
@@ -130,7 +130,7 @@ impl LogStore {
     /// Tells the door of every number that an entry names, from those that are there already on, and of what is cut off again.
     #[must_use]
     pub fn telling(self, peers: Arc<Peers>) -> Self {
-        self.read().entries.values().for_each(|entry| tell(&peers, entry));
+        self.read().entries.of_members().for_each(|entry| tell(&peers, &entry));
         Self { peers: Some(peers), ..self }
     }
 
@@ -138,6 +138,11 @@ impl LogStore {
     #[must_use]
     pub fn running_ahead(self, node: NodeId, published: Arc<Published>, ahead: Ahead) -> Self {
         Self { ahead: Some(Leading { node, published, ahead }), ..self }
+    }
+
+    /// Bytes of entries that were ever put in since this node started: it only grows.
+    pub(super) fn written(&self) -> u64 {
+        self.read().entries.written()
     }
 
     /// Waits until the change is durable.
@@ -210,7 +215,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        Ok(self.read().entries.range(start..end).map(|(_, e)| e.clone()).collect())
+        let read = self.read().entries.range(start..end);
+        read.map_err(|e| StorageError::from_io_error(ErrorSubject::Logs, ErrorVerb::Read, e))
     }
 }
 
@@ -261,9 +267,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 if entry.get_members().is_some() {
                     mem.members_at = mem.members_at.max(entry.log_id.index);
                 }
-                change.puts.push((entry.log_id.index, codec::entry_to_bytes(&entry)));
+                let bytes = codec::entry_to_bytes(&entry);
+                change.puts.push((entry.log_id.index, bytes.clone()));
                 self.peers.iter().for_each(|peers| tell(peers, &entry));
-                mem.entries.insert(entry.log_id.index, entry);
+                mem.entries.insert(entry, bytes);
             }
             if let Some(committed) = &mem.committed {
                 change.meta.push((Meta::Committed, codec::log_id_to_bytes(committed)));
@@ -287,7 +294,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
         let change = WriteSet { truncate_from: Some(since.index), ..WriteSet::default() };
-        self.write().entries.split_off(&since.index);
+        self.write().entries.truncate(since.index);
         self.peers.iter().for_each(|peers| peers.cut_off(since.index));
         self.commit(change, ErrorSubject::Log(since)).await
     }
@@ -296,7 +303,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         let mut mem = self.write();
         mem.purged = Some(upto);
-        mem.entries = mem.entries.split_off(&(upto.index + 1));
+        mem.entries.purge(upto.index);
         mem.purge_owed = Some(upto);
         self.peers.iter().for_each(|peers| peers.settled(upto.index));
         Ok(())

@@ -4,7 +4,8 @@
 //! a snapshot is the state right after some entry, and is on disk before openraft hears of it (I7); a panic in `apply` ends
 //! the node, because a half-changed state must not be seen. It does not decide anything.
 
-use std::io::{self, Cursor};
+use std::fs::File;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -20,9 +21,11 @@ use super::types::{Entry, LogId, Outcome, SnapshotMeta, StorageError, StoredMemb
 use crate::failure::{FailStop, Failure};
 use crate::fault::{Fault, Faults};
 use crate::lease::{self, State};
+use crate::memory;
 use crate::store::damaged;
 use crate::store::disk::Disk;
-use crate::store::snapshot::SnapshotDir;
+use crate::store::passing::{self, Passing};
+use crate::store::snapshot::{SnapshotDir, reader};
 
 /// The state machine of one node.
 pub struct Machine {
@@ -40,11 +43,11 @@ impl Machine {
     /// The state of the newest snapshot, or an empty one.
     pub fn open(snapshots: SnapshotDir, fail: FailStop) -> io::Result<Self> {
         let (meta, state) = match snapshots.newest()? {
-            Some(bytes) => codec::snapshot_from_bytes(&bytes)?,
+            Some(file) => read(&mut reader(&file))?,
             None => (SnapshotMeta::default(), State::new()),
         };
-        let mut state = state;
-        state.was_read(meta.last_membership.nodes().map(|(id, _)| *id));
+        // What reading it has taken beside the state.
+        memory::give_back();
         let published = Arc::new(Published::new(state, meta.last_log_id.map_or(0, |id| id.index)));
         published.set_voters(meta.last_membership.membership().get_joint_config().clone());
         Ok(Self {
@@ -162,25 +165,47 @@ impl RaftStateMachine<TypeConfig> for Machine {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{index}-{}", uuid::Uuid::new_v4().simple()),
         };
-        Builder { meta, state: self.published.state().clone(), snapshots: self.snapshots.clone(), disk: self.disk.clone() }
+        Builder { meta, state: Some(self.published.state().clone()), snapshots: self.snapshots.clone(), disk: self.disk.clone() }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
-        Ok(Box::new(Cursor::new(Vec::new())))
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Passing>, StorageError> {
+        let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Write, e);
+        self.disk.coming_in(&self.snapshots).map(Box::new).map_err(failed)
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
-        let bytes = snapshot.into_inner();
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Passing>) -> Result<(), StorageError> {
         let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(Some(meta.signature())), ErrorVerb::Write, e);
-        let (own, mut state) = codec::snapshot_from_bytes(&bytes).map_err(failed)?;
-        state.was_read(own.last_membership.nodes().map(|(id, _)| *id));
-        if own != *meta {
-            return Err(failed(damaged("the received snapshot is another one than was announced")));
-        }
-        save(&self.disk, self.snapshots.clone(), meta, bytes).await.map_err(failed)?;
+        let (mut file, draft) = snapshot.done().await;
+        let (snapshots, announced) = (self.snapshots.clone(), meta.clone());
+        let work = move || {
+            let mut draft = match draft {
+                Some(draft) => draft,
+                // It lies elsewhere.
+                None => {
+                    let mut draft = snapshots.draft()?;
+                    passing::rewind(&mut file)?;
+                    draft.fill(|out| io::copy(&mut file, out).map(drop))?;
+                    draft
+                }
+            };
+            let (own, state) = read(&mut draft.reader()?)?;
+            if own != announced {
+                return Err(damaged("the received snapshot is another one than was announced"));
+            }
+            snapshots.keep(draft, index_of(&own), &own.snapshot_id)?;
+            Ok(state)
+        };
+        let state = self.disk.write(work).await.map_err(failed)?;
         let revision = state.revision();
         self.peers.iter().for_each(|peers| peers.were_used(state.node_ids().iter().copied()));
-        *self.published.write() = state;
+        let before = std::mem::replace(&mut *self.published.write(), state);
+        // Nobody waits for the end of so many trees.
+        let tidied = self.disk.read(move || {
+            drop(before);
+            memory::give_back();
+            Ok(())
+        });
+        tidied.await.map_err(failed)?;
         self.published.hub.reset(revision);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -190,19 +215,17 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
-        let read = || match self.snapshots.newest()? {
-            Some(bytes) => codec::snapshot_from_bytes(&bytes).map(|(meta, _)| Some((meta, bytes))),
-            None => Ok(None),
-        };
-        let newest = read().map_err(|e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Read, e))?;
-        Ok(newest.map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
+        let snapshots = self.snapshots.clone();
+        let newest = self.disk.read(move || newest(&snapshots)).await;
+        let newest = newest.map_err(|e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Read, e))?;
+        Ok(newest.map(|(meta, file)| Snapshot { meta, snapshot: Box::new(self.disk.going_out(file)) }))
     }
 }
 
 /// A state on its way to disk.
 pub struct Builder {
     meta: SnapshotMeta,
-    state: State,
+    state: Option<State>,
     snapshots: SnapshotDir,
     disk: Disk,
 }
@@ -210,13 +233,35 @@ pub struct Builder {
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let failed = |e| StorageError::from_io_error(ErrorSubject::Snapshot(None), ErrorVerb::Write, e);
-        let bytes = codec::snapshot_to_bytes(&self.meta, &self.state).map_err(failed)?;
-        save(&self.disk, self.snapshots.clone(), &self.meta, bytes.clone()).await.map_err(failed)?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(bytes)) })
+        let (snapshots, meta, state) = (self.snapshots.clone(), self.meta.clone(), self.state.take());
+        let work = move || {
+            let state = state.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
+            let mut draft = snapshots.draft()?;
+            draft.fill(|out| codec::write_snapshot(out, &meta, &state))?;
+            // What it shared with the present state, and that has changed since, goes here too.
+            drop(state);
+            snapshots.keep(draft, index_of(&meta), &meta.snapshot_id)?;
+            // A newer one that has come in meanwhile covers more.
+            newest(&snapshots)?.ok_or_else(|| damaged("the snapshot that was just saved is not there"))
+        };
+        let (meta, file) = self.disk.write(work).await.map_err(failed)?;
+        Ok(Snapshot { meta, snapshot: Box::new(self.disk.going_out(file)) })
     }
 }
 
-async fn save(disk: &Disk, snapshots: SnapshotDir, meta: &SnapshotMeta, bytes: Vec<u8>) -> io::Result<()> {
-    let index = meta.last_log_id.map_or(0, |id| id.index);
-    disk.save(snapshots, index, meta.snapshot_id.clone(), bytes).await
+fn index_of(meta: &SnapshotMeta) -> u64 {
+    meta.last_log_id.map_or(0, |id| id.index)
+}
+
+fn newest(snapshots: &SnapshotDir) -> io::Result<Option<(SnapshotMeta, File)>> {
+    let Some(mut file) = snapshots.newest()? else { return Ok(None) };
+    let meta = codec::read_snapshot_meta(&mut file)?;
+    Ok(Some((meta, file)))
+}
+
+/// What it says about itself, and a state that is as if it had grown here.
+fn read(input: &mut impl io::Read) -> io::Result<(SnapshotMeta, State)> {
+    let (meta, mut state) = codec::read_snapshot(input)?;
+    state.was_read(meta.last_membership.nodes().map(|(id, _)| *id));
+    Ok((meta, state))
 }

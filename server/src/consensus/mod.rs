@@ -13,16 +13,19 @@
 
 mod ahead;
 pub mod codec;
+mod compaction;
 pub mod confirm;
 pub mod events;
 pub mod gauges;
 pub mod handover;
 pub mod incoming;
+mod kept;
 mod log;
 mod machine;
 pub mod members;
 mod messages;
 pub mod network;
+mod pace;
 pub mod peers;
 pub mod proposer;
 pub mod published;
@@ -68,64 +71,18 @@ use crate::store::writer::Writer;
 use crate::store::{Backend, Counts};
 use crate::surroundings::Surroundings;
 
+pub use pace::Pace;
+
 /// Directories of ours in the data directory, which must not be there without an identity.
 pub const DIRECTORIES: [&str; 2] = ["log", "snapshots"];
-/// Entries after which a snapshot is made, if nothing else is said.
-const SNAPSHOT_AFTER: u64 = 5_000;
-/// Entries below a snapshot that stay in the log, if nothing else is said.
-const LOG_KEPT: u64 = 1_000;
 /// Bytes in one piece of a snapshot on its way to a peer.
 const SNAPSHOT_CHUNK: u64 = 1024 * 1024;
 /// How long a snapshot may be on its way to a peer.
 const SNAPSHOT_LIMIT_MS: u64 = 10_000;
 /// Entries in one message to a peer.
 const ENTRIES_IN_MESSAGE: u64 = 100;
-/// How many times the worst failover a time to live must be: a renewal is then late by one election, never lost by one.
-const FAILOVERS_IN_TTL: u32 = 3;
 /// How long a new or restarted node waits for a leader before it says that something is wrong.
 const LEADER_LIMIT: Duration = Duration::from_secs(30);
-
-/// The pace of the agreement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pace {
-    /// How often a leader speaks.
-    pub heartbeat: Duration,
-    /// The least silence after which another one tries.
-    pub election_min: Duration,
-    /// The longest.
-    pub election_max: Duration,
-    /// Entries after which a snapshot is made.
-    pub snapshot_after: u64,
-    /// Entries below a snapshot that stay in the log.
-    pub log_kept: u64,
-}
-
-impl Pace {
-    /// How long it may take until another node leads: the followers wait out the old leader's lease, then their own time-out,
-    /// and look at both every one and a half heartbeats (STACK 1.5).
-    pub fn worst_failover(&self) -> Duration {
-        2 * self.election_max + self.heartbeat + self.heartbeat / 2
-    }
-
-    /// The shortest time to live that a cluster of so many nodes takes.
-    pub fn least_ttl(&self, nodes: usize) -> Ttl {
-        let failovers = if nodes > 1 { FAILOVERS_IN_TTL * self.worst_failover() } else { Duration::ZERO };
-        Ttl::new(failovers.clamp(Ttl::MIN.get(), Ttl::MAX.get()))
-    }
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        let ms = Duration::from_millis;
-        Self {
-            heartbeat: ms(200),
-            election_min: ms(1000),
-            election_max: ms(1500),
-            snapshot_after: SNAPSHOT_AFTER,
-            log_kept: LOG_KEPT,
-        }
-    }
-}
 
 /// How a node stands among the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,8 +139,8 @@ impl Consensus {
         let (log_dir, kind) = (dir.join("log"), identity.store);
         let opened = match on.disk.simulated(&log_dir) {
             Some(simulated) => simulated,
-            None if identity.is_unfinished() => kind.open_unfinished(&log_dir, faults),
-            None => kind.open(&log_dir, faults),
+            None if identity.is_unfinished() => kind.open_unfinished(&log_dir, pace.store_cache, faults),
+            None => kind.open_with(&log_dir, pace.store_cache, faults),
         };
         let mut backend = opened.map_err(broken)?;
         let counts = backend.counts();
@@ -216,6 +173,7 @@ impl Consensus {
         let used = published.state().node_ids().clone();
         peers.members_are(members::recovered(&raft).await?.nodes, &used);
         members::follow(&raft, peers.clone(), network.clone(), published.clone());
+        compaction::follow(raft.clone(), published.clone(), log.clone(), pace.snapshot_after);
         let proposer = Proposer::start(writes(raft.clone()));
         let confirmer = Confirmer::start(confirm::rounds(raft.clone()), alone(published.clone()));
         let (node, leaving, relay) = (identity.node, Leaving::default(), Relay::new(network.clone()));
@@ -458,7 +416,8 @@ fn raft_config(pace: &Pace) -> Result<RaftConfig> {
         election_timeout_min: ms(pace.election_min),
         election_timeout_max: ms(pace.election_max),
         install_snapshot_timeout: SNAPSHOT_LIMIT_MS,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(pace.snapshot_after),
+        // `compaction` asks for them.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: pace.log_kept,
         snapshot_max_chunk_size: SNAPSHOT_CHUNK,
         max_payload_entries: ENTRIES_IN_MESSAGE,

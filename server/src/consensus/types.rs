@@ -4,8 +4,6 @@
 //! for all commands of a batch. The serde forms are demanded by openraft and used for nothing: what goes to disk or to a
 //! peer is made by [`super::codec`].
 
-use std::io::Cursor;
-
 use openraft::TokioRuntime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use treelease_proto::command::{Answer, Proposal};
@@ -13,6 +11,7 @@ use treelease_proto::id::NodeId;
 
 use super::codec;
 use crate::store::identity::Member;
+use crate::store::passing::Passing;
 
 openraft::declare_raft_types!(
     /// openraft's types for this cluster.
@@ -22,7 +21,7 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = Member,
         Entry = openraft::Entry<TypeConfig>,
-        SnapshotData = Cursor<Vec<u8>>,
+        SnapshotData = Passing,
         AsyncRuntime = TokioRuntime,
 );
 

@@ -12,11 +12,12 @@
 
 use treelease_proto::command::{Answer, Event, EventKind};
 use treelease_proto::id::{SessionId, SideName, TreeId};
-use treelease_proto::policy::{Mode, Policy};
+use treelease_proto::policy::Mode;
 use treelease_proto::refusal::Code;
 use treelease_proto::tree::GuardOf;
 
 use super::history::Context;
+use super::policies;
 use super::{State, Tree, ignore, no_such_tree, refuse};
 
 /// Sides remembered for one tree: as many as can queue for it.
@@ -27,7 +28,7 @@ const ALL_OBEY: &str = "mode=enforce is obeyed by every side that ever mounted t
 
 impl Tree {
     /// Its owner has decided anew.
-    pub(super) fn follow(&mut self, policy: Policy) {
+    pub(super) fn follow(&mut self, policy: policies::Shared) {
         if policy.mode != self.policy.mode {
             self.mode_no += 1;
         }

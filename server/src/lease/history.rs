@@ -3,8 +3,7 @@
 //! It promises that every event has its own revision (given in `apply`), that a tree's ring holds the newest
 //! [`HISTORY_MAX`] of them, and that no text of a person's makes an entry longer than its limit.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use treelease_proto::command::{Event, EventKind, LeaseRef};
@@ -12,8 +11,9 @@ use treelease_proto::id::TreeId;
 use treelease_proto::refusal::Code;
 use treelease_proto::time::WallTime;
 
-use super::trees::Trees;
-use super::{Answer, HISTORY_MAX, State, cut, no_such_tree, refuse, to_millis};
+use super::many::{self, Many};
+use super::ring::{Ring, Texts};
+use super::{Answer, HISTORY_MAX, State, Tree, cut, no_such_tree, refuse, to_millis};
 
 /// Who asks for a command and when, and what it has made happen so far.
 #[derive(Debug)]
@@ -39,70 +39,96 @@ impl Context {
     }
 }
 
-/// The audit trail of every tree; a copy shares them, as it shares the trees (`super::trees`).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct Histories(BTreeMap<TreeId, Arc<VecDeque<Event>>>);
+/// The audit trail of every tree; a copy shares them, as it shares the trees (`super::shared`).
+#[derive(Debug, Default)]
+pub(super) struct Histories {
+    rings: Many<TreeId, Ring>,
+    /// What the rings share; it says nothing by itself.
+    texts: Texts,
+}
 
-/// A ring of fewer events grows by one at a time: most trees of a large server have few.
-const SHORT: usize = 8;
+impl Clone for Histories {
+    fn clone(&self) -> Self {
+        Self { rings: self.rings.clone(), texts: Texts::default() }
+    }
+}
+
+impl PartialEq for Histories {
+    fn eq(&self, other: &Self) -> bool {
+        self.rings == other.rings
+    }
+}
+
+impl Eq for Histories {}
+
+impl Hash for Histories {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.rings.hash(state);
+    }
+}
+
+/// One tree's, on its way to a snapshot.
+struct Events<'a>(&'a TreeId, &'a Ring);
+
+impl Serialize for Events<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.events(self.0))
+    }
+}
 
 impl Serialize for Histories {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(tree, ring)| (tree, ring.as_ref())))
+        serializer.collect_map(self.rings.iter().map(|(tree, ring)| (tree, Events(tree, ring))))
     }
 }
 
 impl<'de> Deserialize<'de> for Histories {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let read = BTreeMap::<TreeId, VecDeque<Event>>::deserialize(deserializer)?;
-        Ok(Self(read.into_iter().map(|(tree, ring)| (tree, Arc::new(ring))).collect()))
+        let ring = |events: Vec<Event>| {
+            let (mut ring, mut texts) = (Ring::default(), Texts::default());
+            events.iter().for_each(|event| keep(&mut ring, event, &mut texts));
+            ring
+        };
+        Ok(Self { rings: many::read(deserializer, ring)?, texts: Texts::default() })
     }
 }
 
+/// The newest, in place of the oldest where there are too many.
+fn keep(ring: &mut Ring, event: &Event, texts: &mut Texts) {
+    while ring.len() >= HISTORY_MAX {
+        ring.pop();
+    }
+    ring.push(event, texts);
+}
+
 impl Histories {
-    pub(super) fn add(&mut self, event: Event) {
+    pub(super) fn add(&mut self, event: &Event) {
         // Said with every burst of writes: watchers hear it, the audit trail would hold nothing else.
         if matches!(event.kind, EventKind::Rest | EventKind::Active) {
             return;
         }
-        let ring = Arc::make_mut(self.0.entry(event.tree.clone()).or_default());
-        while ring.len() >= HISTORY_MAX {
-            ring.pop_front();
-        }
-        if ring.len() < SHORT {
-            ring.reserve_exact(1);
-        }
-        ring.push_back(event);
+        keep(self.rings.get_or_insert_with(&event.tree, Ring::default), event, &mut self.texts);
     }
 
     /// See [`State::was_read`].
-    pub(super) fn share_texts(&mut self, trees: &Trees) {
-        let rings = std::mem::take(&mut self.0).into_iter().map(|(id, mut ring)| {
-            let Some(tree) = trees.get(&id) else { return (id, ring) };
-            let (id, name) = (tree.id.clone(), &tree.name);
-            for event in Arc::make_mut(&mut ring) {
-                event.tree = id.clone();
-                if event.name == *name {
-                    event.name = name.clone();
-                }
-            }
-            (id, ring)
-        });
-        self.0 = rings.collect();
+    pub(super) fn share_texts(&mut self, trees: &Many<TreeId, Tree>) {
+        for (id, ring) in self.rings.iter_mut() {
+            ring.share(trees.get(id).map(|tree| &tree.name), &mut self.texts);
+        }
+        self.rings.rekey(|id| trees.key(id).cloned());
     }
 
     #[cfg(test)]
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
 
 impl State {
     /// The newest events of a tree, newest last; `limit` 0: all that there are.
     pub fn history(&self, tree: &TreeId, limit: usize) -> Vec<Event> {
-        let Some(ring) = self.history.0.get(tree) else { return Vec::new() };
-        let wanted = if limit == 0 { ring.len() } else { limit.min(ring.len()) };
-        ring.iter().skip(ring.len() - wanted).cloned().collect()
+        let Some(ring) = self.history.rings.get(tree) else { return Vec::new() };
+        ring.newest(tree, if limit == 0 { ring.len() } else { limit })
     }
 
     /// A side's word of what happened there. Taken even when the lease is not current: a late write is told late.

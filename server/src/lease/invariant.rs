@@ -30,7 +30,7 @@ pub fn check(state: &State) -> Verdict {
     let roots: usize = state.trees.values().map(|tree| tree.roots.len()).sum();
     must(state.roots.len() == roots, || "the index of roots is wrong".into())?;
     must(state.sides.len() == state.sessions.len(), || "a side has two sessions, or none".into())?;
-    for (id, session) in &state.sessions {
+    for (id, session) in state.sessions.iter() {
         must(state.sides.get(&session.side) == Some(id), || format!("session {id} is not its side's"))?;
         must(session.ttl >= state.ttl_min && session.ttl <= state.ttl_max, || format!("session {id}'s TTL"))?;
         must(session.lowered_from.is_none_or(|before| before > session.ttl), || format!("session {id}'s lower TTL"))?;

@@ -11,7 +11,7 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `trees` | all of them; a copy of the state shares them |
+//! | `shared`, `many`, `policies` | maps and policies that a copy of the state shares with it |
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
 //! | `fencing`, `trials` | fence agents: attempts, their ends, and the sides that were fenced; trying one |
@@ -20,7 +20,7 @@
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
 //! | `registry`, `retiring` | trees, roots, policy; their end |
-//! | `history`, `replay` | the audit ring; a retry does nothing twice |
+//! | `history`, `ring`, `replay` | the audit trail, small; a retry does nothing twice |
 //! | `nodes` | which node numbers were ever used; the shortest time to live |
 //! | `status` | the state as others see it |
 //! | `invariant` | I1 and I2 as functions, called after every command in tests and debug builds |
@@ -31,22 +31,25 @@ mod fencing;
 mod guards;
 mod history;
 pub mod invariant;
+mod many;
 mod nodes;
+mod policies;
 mod queue;
 mod registry;
 mod replay;
 mod restarted;
 pub mod restore;
 mod retiring;
+mod ring;
 mod session;
+mod shared;
 mod status;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod trees;
 mod trials;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use treelease_proto::command::{Answer, Command, Event, Leadership, Proposal};
@@ -55,8 +58,10 @@ use treelease_proto::refusal::{Code, Refusal};
 use treelease_proto::time::{Ttl, WallTime};
 
 use history::{Context, Histories};
+use many::Many;
+use policies::Policies;
 use replay::Replay;
-use trees::Trees;
+use shared::Shared;
 
 pub use fencing::{FenceDue, FenceOpen, Fenced, OPEN_MAX, Open};
 pub use restarted::Kernel;
@@ -112,14 +117,14 @@ pub struct State {
     node_ids: BTreeSet<NodeId>,
     leadership: Option<(Leadership, NodeId)>,
     revision: u64,
-    trees: Trees,
+    trees: Many<TreeId, Tree>,
     /// Index: the tree of each name.
-    names: BTreeMap<TreeName, TreeId>,
+    names: Shared<TreeName, TreeId>,
     /// Index: the tree of each root.
-    roots: BTreeMap<RootId, TreeId>,
-    sessions: BTreeMap<SessionId, Session>,
+    roots: Shared<RootId, TreeId>,
+    sessions: Many<SessionId, Session>,
     /// Index: the one session of each side.
-    sides: BTreeMap<SideName, SessionId>,
+    sides: Shared<SideName, SessionId>,
     /// Index: the trees that are cooling, so that the leader's timers need not look at all trees.
     cooling: BTreeSet<TreeId>,
     /// Index: the trees that are fencing or have a fenced side, for the same reason.
@@ -127,7 +132,7 @@ pub struct State {
     fences: BTreeSet<TreeId>,
     /// Trees that were removed: their ids are never used again.
     #[serde(default)]
-    tombstones: BTreeMap<TreeId, Tombstone>,
+    tombstones: Shared<TreeId, Tombstone>,
     /// Boot ids of machines of which there is a copy, oldest first: that a kernel has this id proves nothing any more.
     #[serde(default)]
     copied_boots: VecDeque<String>,
@@ -141,6 +146,8 @@ pub struct State {
     timed: u64,
     history: Histories,
     replay: Replay,
+    #[serde(skip)]
+    policies: Policies,
     /// A rule left out on purpose, so that tests can show that they would notice.
     #[cfg(test)]
     #[serde(skip)]
@@ -163,20 +170,21 @@ impl State {
             node_ids: BTreeSet::new(),
             leadership: None,
             revision: 0,
-            trees: Trees::default(),
-            names: BTreeMap::new(),
-            roots: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            sides: BTreeMap::new(),
+            trees: Many::default(),
+            names: Shared::default(),
+            roots: Shared::default(),
+            sessions: Many::default(),
+            sides: Shared::default(),
             cooling: BTreeSet::new(),
             fences: BTreeSet::new(),
-            tombstones: BTreeMap::new(),
+            tombstones: Shared::default(),
             copied_boots: VecDeque::new(),
             predecessors: Vec::new(),
             restoring: None,
             timed: 0,
             history: Histories::default(),
             replay: Replay::default(),
+            policies: Policies::default(),
             #[cfg(test)]
             fault: tests::Fault::default(),
         }
@@ -216,7 +224,7 @@ impl State {
         for event in &mut events {
             self.revision += 1;
             event.revision = self.revision;
-            self.history.add(event.clone());
+            self.history.add(event);
         }
         if replayed && self.cluster.is_some() {
             self.replay.keep(request_key.clone(), answer.clone());

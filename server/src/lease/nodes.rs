@@ -11,6 +11,7 @@ use treelease_proto::command::Answer;
 use treelease_proto::id::NodeId;
 use treelease_proto::time::Ttl;
 
+use super::tree::TreeState;
 use super::{State, ignore};
 
 impl State {
@@ -30,10 +31,31 @@ impl State {
 
     /// Ids and names of trees, which each index has read as a text of its own, are one text again, as when the trees were made.
     fn share_texts(&mut self) {
-        for (name, id) in &mut self.names {
+        let mut sides = BTreeSet::new();
+        for (id, tree) in self.trees.iter_mut() {
+            if tree.id == *id {
+                tree.id = id.clone();
+            }
+            tree.policy = self.policies.one(tree.policy.clone());
+            if let Some(run) = &mut tree.run {
+                one(&mut sides, &mut run.side);
+            }
+            if let TreeState::Held(held) = &mut tree.state {
+                one(&mut sides, &mut held.side);
+                held.session = self.sessions.key(&held.session).unwrap_or(&held.session).clone();
+            }
+        }
+        for (name, id) in self.names.iter_mut() {
             let Some(tree) = self.trees.get_mut(id).filter(|tree| tree.name == *name) else { continue };
             tree.name = name.clone();
             *id = tree.id.clone();
+        }
+        for (_, id) in self.roots.iter_mut() {
+            *id = self.trees.key(id).unwrap_or(id).clone();
+        }
+        for (_, session) in self.sessions.iter_mut() {
+            one(&mut sides, &mut session.side);
+            session.held = session.held.iter().map(|id| self.trees.key(id).unwrap_or(id).clone()).collect();
         }
         self.history.share_texts(&self.trees);
     }
@@ -50,12 +72,22 @@ impl State {
             return ignore("the shortest time to live is that long already");
         }
         self.ttl_min = ttl_min;
-        for session in self.sessions.values_mut().filter(|session| session.ttl < ttl_min) {
+        let short: Vec<_> = self.sessions.iter().filter(|(_, session)| session.ttl < ttl_min).map(|(id, _)| id.clone()).collect();
+        for id in short {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.ttl = ttl_min;
             // What was lower meanwhile is no longer the longest that it may have been answered with.
             session.lowered_from = session.lowered_from.filter(|before| *before > ttl_min);
             self.timed += 1;
         }
         Answer::Done
+    }
+}
+
+/// The one that was seen before, if it is equal.
+fn one<T: Ord + Clone>(seen: &mut BTreeSet<T>, it: &mut T) {
+    match seen.get(it) {
+        Some(known) => *it = known.clone(),
+        None => drop(seen.insert(it.clone())),
     }
 }

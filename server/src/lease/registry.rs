@@ -115,8 +115,8 @@ impl State {
             self.roots.insert(root.id.clone(), new.tree.clone());
         }
         self.names.insert(new.name.clone(), new.tree.clone());
-        let tree = Tree::new(new.tree.clone(), new.name.clone(), policy, root);
-        self.trees.get_or_insert(new.tree.clone(), tree)
+        let policy = self.policies.one(policy.into());
+        self.trees.get_or_insert_with(new.tree, || Tree::new(new.tree.clone(), new.name.clone(), policy, root))
     }
 
     pub(super) fn set_policy(&mut self, id: &TreeId, pairs: &[(String, String)], context: &mut Context) -> Answer {
@@ -125,7 +125,7 @@ impl State {
             return refuse(Code::Config, format!("{} is retired, for ever", tree.name));
         }
         match changed(&tree.policy, pairs) {
-            Ok(policy) => tree.follow(policy),
+            Ok(policy) => tree.follow(self.policies.one(policy.into())),
             Err(why) => return refuse(Code::Config, why),
         }
         let said: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();

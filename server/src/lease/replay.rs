@@ -4,18 +4,19 @@
 //! again; that is safe, because every
 //! command that ends, moves or vouches for a lease names its epoch, and only costs a second history entry.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use treelease_proto::command::Answer;
 use treelease_proto::id::RequestKey;
 
 use super::REPLAY_MAX;
+use super::many::Many;
 
 /// The newest answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Replay {
-    answers: BTreeMap<RequestKey, Answer>,
+    answers: Many<RequestKey, Answer>,
     /// The keys, oldest first.
     order: VecDeque<RequestKey>,
 }

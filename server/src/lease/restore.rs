@@ -141,7 +141,8 @@ impl State {
         (self.names, self.roots, self.history) = (old.names, old.roots, old.history);
         // Ids that are never used again, and sides that a fence agent shut out, stay what they were.
         self.tombstones = old.tombstones;
-        for (id, mut tree) in old.trees.into_all() {
+        for (id, tree) in old.trees.iter() {
+            let mut tree = tree.clone();
             // Whom a fence agent shut out stays out until somebody of now says otherwise; that cluster's leaderships are not ours.
             for fenced in tree.fenced.values_mut() {
                 (fenced.unfence, fenced.failures) = (false, 0);
@@ -155,7 +156,7 @@ impl State {
             let why = format!("restored from a backup of cluster {from} of {}: epochs go on above {}", about.at, lifted(before));
             self.lift(&mut tree, lifted(before), ttl, why, EventKind::Restored, context);
             self.trees.insert(id.clone(), tree);
-            self.index_fences(&id);
+            self.index_fences(id);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use treelease_proto::id::{ClusterId, NodeId, SessionId, SideName, TreeId, TreeNa
 use treelease_proto::time::Ttl;
 use treelease_proto::tree::{Holder, SessionStatus, StateName, TreeStatus};
 
-use super::tree::{Cooling, Fencing, TreeState};
+use super::tree::{Cooling, TreeState};
 use super::{Session, State, Tree};
 
 /// How much there is of what, for metrics.
@@ -94,23 +94,23 @@ impl State {
     pub fn tree_named(&self, name: &TreeName) -> Option<&TreeId> {
         self.names.get(name)
     }
-    /// Every tree, by name, as `status` shows it.
-    pub fn tree_statuses(&self) -> Vec<TreeStatus> {
-        self.names.values().filter_map(|id| self.tree_status(id)).collect()
+    /// Every tree, by name.
+    pub fn trees_by_name(&self) -> impl Iterator<Item = &TreeId> {
+        self.names.values()
     }
     /// One tree as `status` shows it; `remaining` is for who has the timers.
     pub fn tree_status(&self, id: &TreeId) -> Option<TreeStatus> {
         let tree = self.trees.get(id)?;
         let (attempt, why) = match &tree.state {
-            TreeState::Cooling(Cooling { why, .. }) => (0, why.clone()),
-            TreeState::Fencing(Fencing { why, attempt, .. }) => (*attempt, why.clone()),
+            TreeState::Cooling(cooling) => (0, cooling.why.clone()),
+            TreeState::Fencing(fencing) => (fencing.attempt, fencing.why.clone()),
             TreeState::Free | TreeState::Held(_) | TreeState::Retired => (0, String::new()),
         };
         let held = tree.held();
         Some(TreeStatus {
             id: tree.id.clone(),
             name: tree.name.clone(),
-            policy: tree.policy.clone(),
+            policy: (*tree.policy).clone(),
             roots: tree.roots.clone(),
             state: tree.state_name(),
             holder: tree.holder(),
@@ -140,7 +140,7 @@ impl State {
     /// The same, whole.
     pub(crate) fn cooling_trees(&self) -> impl Iterator<Item = (&TreeId, &Cooling)> {
         self.cooling.iter().filter_map(|id| match &self.trees.get(id)?.state {
-            TreeState::Cooling(cooling) => Some((id, cooling)),
+            TreeState::Cooling(cooling) => Some((id, &**cooling)),
             _ => None,
         })
     }

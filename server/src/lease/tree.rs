@@ -27,6 +27,7 @@ use treelease_proto::tree::{End, Root, RootState, StateName};
 
 use super::fencing::Fenced;
 use super::history::Context;
+use super::policies;
 use super::queue::{Queue, Waiting};
 use super::restarted::Kernel;
 use super::trials::Trial;
@@ -38,11 +39,11 @@ pub enum TreeState {
     /// Nobody has it, and nothing is waited for.
     Free,
     /// One session has it.
-    Held(Held),
+    Held(Box<Held>),
     /// It ended unclean, and a length of time must pass.
-    Cooling(Cooling),
+    Cooling(Box<Cooling>),
     /// That time has passed; somebody must make sure that the old holder cannot write any more.
-    Fencing(Fencing),
+    Fencing(Box<Fencing>),
     /// At its end of life.
     Retired,
 }
@@ -170,7 +171,7 @@ pub(super) struct Run {
 pub struct Tree {
     pub(super) id: TreeId,
     pub(super) name: TreeName,
-    pub(super) policy: Policy,
+    pub(super) policy: policies::Shared,
     pub(super) roots: Vec<Root>,
     pub(super) state: TreeState,
     /// Of the last grant; 0 before the first (I1: only grows).
@@ -199,7 +200,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(id: TreeId, name: TreeName, policy: Policy, root: Option<Root>) -> Self {
+    pub(super) fn new(id: TreeId, name: TreeName, policy: policies::Shared, root: Option<Root>) -> Self {
         Self {
             id,
             name,
@@ -259,7 +260,8 @@ impl Tree {
     /// The unclean end that is being waited out.
     pub(super) fn ended(&self) -> Option<&Ended> {
         match &self.state {
-            TreeState::Cooling(Cooling { ended, .. }) | TreeState::Fencing(Fencing { ended, .. }) => Some(ended),
+            TreeState::Cooling(cooling) => Some(&cooling.ended),
+            TreeState::Fencing(fencing) => Some(&fencing.ended),
             _ => None,
         }
     }
@@ -345,7 +347,7 @@ impl Tree {
         self.came_back = comes_back;
         self.declined.clear();
         self.run = Some(Run { side: to.side.clone(), place: to.place.clone(), start, closed: false });
-        self.state = TreeState::Held(Held {
+        self.state = TreeState::Held(Box::new(Held {
             session: to.session,
             side: to.side,
             host: to.host,
@@ -360,7 +362,7 @@ impl Tree {
             // A lock that an earlier lease had says nothing about this one.
             marker: None,
             kernel,
-        });
+        }));
         self.as_grant().expect("it was granted just now")
     }
 
@@ -420,7 +422,7 @@ impl Tree {
     pub(super) fn cool(&mut self, ended: Ended, length: Duration, why: String) {
         self.coolings += 1;
         self.last_end = End::Unclean;
-        self.state = TreeState::Cooling(Cooling { ended, length, serial: self.coolings, why });
+        self.state = TreeState::Cooling(Box::new(Cooling { ended, length, serial: self.coolings, why }));
     }
 
     /// The lease that came back and never opened had no unconfirmed writes of its own: its lock is no witness of the earlier ones.
@@ -433,7 +435,7 @@ impl Tree {
     /// The grace is over, the fence is not.
     pub(super) fn fence(&mut self, why: String) {
         if let TreeState::Cooling(cooling) = &self.state {
-            self.state = TreeState::Fencing(Fencing { ended: cooling.ended.clone(), attempt: 1, why });
+            self.state = TreeState::Fencing(Box::new(Fencing { ended: cooling.ended.clone(), attempt: 1, why }));
         }
     }
 

@@ -3,11 +3,13 @@
 //! Promises: with [`Disk::Directory`] no task of the node waits for the disk; with [`Disk::Simulated`] there is no thread, and what
 //! the disk had not finished when the node ended is not written. It does not know what is written.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::passing::Passing;
 use super::snapshot::SnapshotDir;
 use super::writer::Writer;
 use super::{Backend, WriteSet};
@@ -48,17 +50,33 @@ impl Disk {
         }
     }
 
-    /// Makes a snapshot durable.
-    pub async fn save(&self, snapshots: SnapshotDir, index: u64, id: String, content: Vec<u8>) -> io::Result<()> {
-        match self {
-            Disk::Directory => {
-                let work = tokio::task::spawn_blocking(move || snapshots.save(index, &id, &content));
-                work.await.unwrap_or_else(|e| Err(io::Error::other(e)))
-            }
-            Disk::Simulated(disk) => {
-                tokio::time::sleep(disk.takes(&WriteSet::default())).await;
-                snapshots.save(index, &id, &content)
-            }
+    /// Work that writes plain files.
+    pub async fn write<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        if let Disk::Simulated(disk) = self {
+            tokio::time::sleep(disk.takes(&WriteSet::default())).await;
         }
+        self.read(work).await
+    }
+
+    /// Work that reads them.
+    pub async fn read<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        match self {
+            Disk::Directory => tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e))),
+            Disk::Simulated(_) => work(),
+        }
+    }
+
+    /// A snapshot that goes to another node.
+    pub fn going_out(&self, file: File) -> Passing {
+        match self {
+            Disk::Directory => Passing::with_threads(file),
+            Disk::Simulated(_) => Passing::without(file),
+        }
+    }
+
+    /// One that comes from there.
+    pub fn coming_in(&self, snapshots: &SnapshotDir) -> io::Result<Passing> {
+        let draft = snapshots.draft()?;
+        Ok(self.going_out(draft.handle()?).into_draft(draft))
     }
 }

@@ -16,6 +16,14 @@ use super::sled::SledBackend;
 use super::{Backend, files};
 use crate::fault::{Fault, Faults};
 
+/// Bytes of pages in memory, if nothing else is said. The live log is in our own memory; a store's pages are for recovery, and the
+/// last of them for the next append.
+pub const CACHE: u64 = 1 << 20;
+/// The least: a store keeps the last pages in any case.
+pub const CACHE_LEAST: u64 = 1 << 20;
+/// The most: the live log is never larger.
+pub const CACHE_MOST: u64 = 4 << 30;
+
 /// Which backend keeps log and vote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,23 +54,28 @@ impl Kind {
 
     /// Opens the database in this directory, or makes one.
     pub fn open(self, dir: &Path, faults: Faults) -> io::Result<Box<dyn Backend>> {
+        self.open_with(dir, CACHE, faults)
+    }
+
+    /// The same with so many bytes of pages in memory.
+    pub fn open_with(self, dir: &Path, cache: u64, faults: Faults) -> io::Result<Box<dyn Backend>> {
         let behind = if faults.has(Fault::NoStoreSync) { faults.with(Fault::NoSync) } else { faults };
         Ok(match self {
-            Kind::Sled => Box::new(Journaled::open(dir, SledBackend::open(dir)?.with_faults(behind), faults)?),
-            Kind::Redb => Box::new(Journaled::open(dir, RedbBackend::open(dir, behind)?, faults)?),
+            Kind::Sled => Box::new(Journaled::open(dir, SledBackend::open_with(dir, cache)?.with_faults(behind), faults)?),
+            Kind::Redb => Box::new(Journaled::open(dir, RedbBackend::open(dir, cache, behind)?, faults)?),
         })
     }
 
     /// The same for a directory that has never been complete: what cannot be opened was cut off half made, and nobody has
     /// relied on it.
-    pub fn open_unfinished(self, dir: &Path, faults: Faults) -> io::Result<Box<dyn Backend>> {
+    pub fn open_unfinished(self, dir: &Path, cache: u64, faults: Faults) -> io::Result<Box<dyn Backend>> {
         let read = |mut backend: Box<dyn Backend>| backend.load().map(|_| backend);
-        match self.open(dir, faults).and_then(read) {
+        match self.open_with(dir, cache, faults).and_then(read) {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!("{} was cut off while it was made ({e}); it is made anew", dir.display());
                 fs::remove_dir_all(dir)?;
                 files::sync_dir(dir.parent().unwrap_or(dir))?;
-                self.open(dir, faults)
+                self.open_with(dir, cache, faults)
             }
             opened => opened,
         }
@@ -100,7 +113,7 @@ mod tests {
             fs::write(&file, noise).unwrap();
             let refused = kind.open(&log, Faults::default()).and_then(|mut backend| backend.load().map(drop));
             assert!(refused.is_err(), "{kind:?}");
-            let anew = kind.open_unfinished(&log, Faults::default()).unwrap().load().unwrap();
+            let anew = kind.open_unfinished(&log, CACHE, Faults::default()).unwrap().load().unwrap();
             assert!(anew.log.is_empty() && anew.meta.is_empty(), "{kind:?}");
         }
     }
@@ -132,8 +145,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let log = dir.path().join("log");
             let mut bare: Box<dyn Backend> = match kind {
-                Kind::Sled => Box::new(SledBackend::open(&log).unwrap()),
-                Kind::Redb => Box::new(RedbBackend::open(&log, Faults::default()).unwrap()),
+                Kind::Sled => Box::new(SledBackend::open_with(&log, CACHE).unwrap()),
+                Kind::Redb => Box::new(RedbBackend::open(&log, CACHE, Faults::default()).unwrap()),
             };
             let put = |index, content: &[u8]| WriteSet { puts: vec![(index, content.to_vec())], ..WriteSet::default() };
             bare.commit(&put(0, b"before")).unwrap();

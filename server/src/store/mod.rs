@@ -5,7 +5,7 @@
 //! | one process at a time | `DIR/lock` | [`lock`] |
 //! | who this node is, and whether it was ever complete | `DIR/identity` | [`identity`] |
 //! | log, vote, last purged, last committed | `DIR/log/` | [`sled`] or [`redb`], chosen by [`kind`], behind [`journal`], through [`writer`] |
-//! | the state up to some entry | `DIR/snapshots/` | [`snapshot`] |
+//! | the state up to some entry | `DIR/snapshots/` | [`snapshot`]; to and from other nodes by [`passing`] |
 //!
 //! Promises (I7): what [`Backend::commit`] has answered with `Ok` survives kill -9 and power loss; what is read back is
 //! what was written, or an error ([`record`]); a directory that once was complete and is not any more is refused, never
@@ -17,6 +17,7 @@ pub mod identity;
 mod journal;
 pub mod kind;
 pub mod lock;
+pub mod passing;
 pub mod record;
 mod redb;
 mod sled;

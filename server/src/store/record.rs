@@ -3,12 +3,12 @@
 //! Promises: a record that reads back is the one that was written under this very key; anything else is an error, never
 //! another record. It does not know what is inside.
 
-use std::io;
+use std::io::{self, BufRead};
 
 use super::damaged;
 
 /// Bytes before the content.
-const HEADER: usize = 4;
+pub const HEADER: usize = 4;
 
 /// The record as it goes to disk.
 pub fn seal(key: &[u8], content: &[u8]) -> Vec<u8> {
@@ -26,6 +26,21 @@ pub fn open(key: &[u8], record: &[u8]) -> io::Result<Vec<u8>> {
         return Err(damaged("a record's checksum is wrong"));
     }
     Ok(content.to_vec())
+}
+
+/// The checksum of a content that is too long to be in memory.
+pub fn checksum_of(key: &[u8], content: &mut impl BufRead) -> io::Result<u32> {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    loop {
+        let piece = content.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(hasher.finalize());
+        }
+        hasher.update(piece);
+        let read = piece.len();
+        content.consume(read);
+    }
 }
 
 fn checksum(key: &[u8], content: &[u8]) -> u32 {

@@ -21,8 +21,6 @@ use crate::fault::{Fault, Faults};
 
 /// The file's name.
 const FILE: &str = "redb";
-/// redb's page cache. The live log is in our own memory; redb is for recovery only.
-const CACHE: usize = 32 * 1024 * 1024;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -83,15 +81,18 @@ pub struct RedbBackend {
 }
 
 impl RedbBackend {
-    /// Opens the database in this directory, or makes one.
-    pub fn open(dir: &Path, faults: Faults) -> io::Result<Self> {
+    /// Opens the database in this directory, or makes one; it keeps so many bytes of pages in memory.
+    pub fn open(dir: &Path, cache: u64, faults: Faults) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let path = dir.join(FILE);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         let watch = Arc::new(Watch::default());
         let disk = Disk { file: file.try_clone()?, watch: watch.clone() };
         let opened = caught(&path, "open", || {
-            let db = Database::builder().set_cache_size(CACHE).create_with_backend(disk).map_err(to_io)?;
+            let db = Database::builder()
+                .set_cache_size(usize::try_from(cache).unwrap_or(usize::MAX))
+                .create_with_backend(disk)
+                .map_err(to_io)?;
             // So that both tables are there for a reader.
             let begun = db.begin_write().map_err(to_io)?;
             begun.open_table(LOG).map_err(to_io)?;
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path) -> RedbBackend {
-        RedbBackend::open(dir, Faults::default()).unwrap()
+        RedbBackend::open(dir, super::super::kind::CACHE, Faults::default()).unwrap()
     }
 
     #[test]

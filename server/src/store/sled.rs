@@ -23,8 +23,6 @@ use ::sled::{Batch, Config, Db, Mode, Tree};
 use super::{Backend, Counts, Loaded, Meta, VALUE_MAX, WriteSet, damaged, files, record};
 use crate::fault::{Fault, Faults};
 
-/// sled's page cache. The live log is in our own memory; sled is for recovery only.
-const CACHE: u64 = 32 * 1024 * 1024;
 /// sled's segment. It is part of the format on disk: a directory made with another size is refused.
 const SEGMENT: usize = 8 << 20;
 /// A page splits when it has more than 16 records, so it is written with so many at most, and so many changes to it.
@@ -57,10 +55,10 @@ pub struct SledBackend {
 }
 
 impl SledBackend {
-    /// Opens the database in this directory, or makes one.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Opens the database in this directory, or makes one; it keeps so many bytes of pages in memory.
+    pub fn open_with(dir: &Path, cache: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let db = open_db(dir)?;
+        let db = open_db(dir, cache)?;
         let log = db.open_tree("log").map_err(to_io)?;
         let meta = db.open_tree("meta").map_err(to_io)?;
         db.flush().map_err(to_io)?;
@@ -181,8 +179,8 @@ fn read_all(log: &Tree, meta: &Tree) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
-fn open_db(dir: &Path) -> io::Result<Db> {
-    let config = Config::new().path(dir).mode(Mode::LowSpace).segment_size(SEGMENT).cache_capacity(CACHE).flush_every_ms(None);
+fn open_db(dir: &Path, cache: u64) -> io::Result<Db> {
+    let config = Config::new().path(dir).mode(Mode::LowSpace).segment_size(SEGMENT).cache_capacity(cache).flush_every_ms(None);
     let mut tries = 0;
     loop {
         tries += 1;
@@ -213,10 +211,14 @@ mod tests {
     use super::super::suite::{indexes, put};
     use super::*;
 
+    fn open(dir: &Path) -> io::Result<SledBackend> {
+        SledBackend::open_with(dir, super::super::kind::CACHE)
+    }
+
     #[test]
     fn i7_full_pages_of_large_records_never_go_to_a_file_that_is_not_synced() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         for round in 0..3 {
             let puts = (0..40).map(|n| (round * 40 + n, vec![n as u8; VALUE_MAX])).collect::<Vec<_>>();
             backend.commit(&WriteSet { puts, ..WriteSet::default() }).unwrap();
@@ -227,13 +229,13 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
         drop(backend);
-        assert_eq!(indexes(&mut SledBackend::open(dir.path()).unwrap()), (71..160).collect::<Vec<_>>());
+        assert_eq!(indexes(&mut open(dir.path()).unwrap()), (71..160).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_commit_whose_sync_fails_is_no_commit() {
         let dir = tempfile::tempdir().unwrap();
-        let mut backend = SledBackend::open(dir.path()).unwrap();
+        let mut backend = open(dir.path()).unwrap();
         // fdatasync on this one is EINVAL.
         backend.file = File::open("/dev/null").unwrap();
         assert!(backend.commit(&put(0, "x")).is_err());

@@ -83,6 +83,11 @@ impl Caller {
         Ok(self.client.clone().status(self.request(wire::StatusRequest {})).await?.into_inner())
     }
 
+    pub async fn status_in_pieces(&self, bytes: u32) -> tonic::Streaming<wire::StatusPiece> {
+        let request = self.request(wire::StatusPiecesRequest { bytes });
+        self.client.clone().status_in_pieces(request).await.unwrap().into_inner()
+    }
+
     pub async fn history(&self, tree: &str) -> Vec<wire::Event> {
         let request = self.request(wire::HistoryRequest { tree: tree.into(), limit: 0 });
         self.client.clone().history(request).await.unwrap().into_inner().entries

@@ -115,21 +115,9 @@ impl Nodes {
     pub fn signal(&mut self, id: u64, signal: Signal) {
         let pid = Pid::from_child(self.child(id).as_ref().unwrap());
         kill_process(pid, signal).unwrap();
-    }
-
-    /// SIGSTOP, in force: of a process with many threads the others run on until the first one has seen the signal, which on a busy
-    /// machine is time enough to answer something.
-    pub async fn freeze(&mut self, id: u64) {
-        self.signal(id, Signal::STOP);
-        let tasks = format!("/proc/{}/task", self.child(id).as_ref().unwrap().id());
-        let stopped = || {
-            let mut all = std::fs::read_dir(&tasks).unwrap().flatten();
-            all.all(|task| {
-                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't']))
-            })
-        };
-        until("every thread has stopped", || async { stopped() }).await;
+        if signal == Signal::STOP {
+            until_stopped(pid);
+        }
     }
 
     pub fn wipe(&self, id: u64) {
@@ -214,4 +202,19 @@ pub fn free_ports(count: usize) -> Vec<u16> {
         }
     }
     found.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+/// A stop is one thread's to take, and on a busy machine the others run on until that has had its turn.
+fn until_stopped(process: Pid) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    // The state comes after the name, which is in parentheses and may hold anything.
+    let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    let runs = |task: std::io::Result<std::fs::DirEntry>| {
+        task.is_ok_and(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| !is_stopped(stat)))
+    };
+    while std::fs::read_dir(&tasks).unwrap().any(runs) {
+        assert!(tokio::time::Instant::now() < end, "{process:?} was told to stop, and runs");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

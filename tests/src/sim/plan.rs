@@ -247,5 +247,6 @@ fn pace(patient: bool, rng: &mut Rng) -> Pace {
         election_max: election_min + Duration::from_millis(1),
         snapshot_after: rng.pick(&[20, 60, 5_000]),
         log_kept: rng.pick(&[0, 10]),
+        ..Pace::default()
     }
 }
