@@ -72,7 +72,7 @@ impl Cluster {
         command.arg(self.data(node)).args(["--heartbeat", self.pace.heartbeat, "--election-timeout", self.pace.election]);
         command.env("TREELEASE_TEST_WORLD", &self.dir);
         // A short journal: the store behind it has its part in each story, and a node whose disk is full notices soon.
-        command.env("TREELEASE_TEST_JOURNAL", "16");
+        command.env("TREELEASE_TEST_FAULT", "small_journal");
         for peer in (1..=3).filter(|peer| *peer != node) {
             command.args(["--peer", &format!("{peer}={}", self.address(peer))]);
         }
