@@ -102,7 +102,8 @@ impl Node {
         remove_address(&address_file)?;
 
         let fail = FailStop::new();
-        let identity = Identity::open_as(&dir, config.node_id, &DIRECTORIES, config.store)?;
+        let mut identity = Identity::open_as(&dir, config.node_id, &DIRECTORIES, config.store)?;
+        identity.upgrade(&dir)?;
         let opened = Consensus::open(&dir, &identity, config.pace.clone(), config.token.clone(), fail.clone(), &on).await?;
         let consensus = Arc::new(opened);
         // A cluster of one that other nodes have joined is one of several, whatever the flags say.

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -46,6 +47,16 @@ struct Line {
     token: Option<MetadataValue<Ascii>>,
     asks: mpsc::Sender<wire::RenewalsAsked>,
     waiting: Arc<Waiting>,
+    _call: Arc<Call>,
+}
+
+/// The task of an open call. It ends with the last who knows the line: a server that never answers keeps no stream.
+struct Call(AbortHandle);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why a call has ended.
@@ -111,7 +122,7 @@ impl Line {
         let mut request = tonic::Request::new(ReceiverStream::new(queue));
         target.authorise(&mut request);
         let (mut client, outcomes) = (target.client.clone(), waiting.clone());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let status = match client.renewals(request).await {
                 Ok(answers) => outcomes.hand_out(answers.into_inner()).await,
                 Err(status) => {
@@ -121,7 +132,7 @@ impl Line {
             };
             outcomes.end(End { status, unread: false });
         });
-        Self { token: target.token.clone(), asks, waiting }
+        Self { token: target.token.clone(), asks, waiting, _call: Arc::new(Call(task.abort_handle())) }
     }
 
     async fn renew(&self, renewal: wire::RenewRequest, limit: Duration) -> Result<wire::RenewAnswer, End> {

@@ -12,6 +12,11 @@ use super::{CallError, Failed, READ_ROUNDS, Servers, Target, classify, not_under
 use crate::words::tree::ClusterStatus;
 use crate::words::wire;
 
+/// A status may take so many times as long as a call.
+const WHOLE_LIMIT: u32 = 20;
+/// The most trees, and the most sessions, that are taken: more than a cluster has by its own limits.
+const MOST: usize = 1_000_000;
+
 /// What a server begins to say.
 enum Said {
     InPieces(Box<Streaming<wire::StatusPiece>>),
@@ -50,7 +55,11 @@ impl Said {
             Said::InPieces(pieces) => pieces,
         };
         let mut all: Option<wire::StatusAnswer> = None;
+        let end = Instant::now() + limit * WHOLE_LIMIT;
         loop {
+            if Instant::now() > end {
+                return Err(silent(limit * WHOLE_LIMIT));
+            }
             let piece = timeout(limit, pieces.message()).await.unwrap_or_else(|_| Err(silent(limit)))?;
             let piece = piece.ok_or_else(|| Status::unavailable("the server ended its status half-way"))?;
             let part = piece.part.unwrap_or_default();
@@ -59,6 +68,9 @@ impl Said {
                 Some(all) => {
                     all.trees.extend(part.trees);
                     all.sessions.extend(part.sessions);
+                    if all.trees.len().max(all.sessions.len()) > MOST {
+                        return Err(Status::out_of_range(format!("the server's status has more than {MOST} trees or sessions")));
+                    }
                 }
             }
             if !piece.more {

@@ -24,9 +24,17 @@ impl Machine {
             return Ok(Self { machine: machine.into(), boot: boot.into() });
         }
         let boot = place::boot_id().map_err(|e| Failure::io("cannot read the kernel's boot id", &e))?;
-        let written = std::fs::read_to_string("/etc/machine-id").ok().filter(|_| !container);
+        let written = std::fs::read_to_string("/etc/machine-id").ok().filter(|_| !container && is_outermost());
         Ok(Self { machine: written.as_deref().and_then(digest).unwrap_or_default(), boot })
     }
+}
+
+/// Whether this process is in the machine's first pid namespace. In every other one it is in a container of whatever kind (LXC,
+/// systemd-nspawn), which may be started on another machine with the same `machine-id`.
+fn is_outermost() -> bool {
+    /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+    const FIRST: &str = "pid:[4026531836]";
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() == FIRST)
 }
 
 /// Of what the file says, if that is an id: not empty, and not `uninitialized`.

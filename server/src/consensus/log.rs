@@ -156,16 +156,21 @@ impl LogStore {
 
     /// Writes down a purge that was not yet, if the state up to `applied` covers it: its snapshot is saved then.
     pub async fn settle(&self, applied: u64) -> Result<(), StorageError> {
-        let owed = {
-            let mut mem = self.write();
-            match mem.purge_owed {
-                Some(upto) if upto.index <= applied => mem.purge_owed.take(),
-                _ => None,
-            }
-        };
+        let owed = self.read().purge_owed.filter(|upto| upto.index <= applied);
         let Some(upto) = owed else { return Ok(()) };
         let meta = vec![(Meta::Purged, codec::log_id_to_bytes(&upto))];
-        self.commit(WriteSet { purge_to: Some(upto.index), meta, ..WriteSet::default() }, ErrorSubject::Log(upto)).await
+        self.commit(WriteSet { purge_to: Some(upto.index), meta, ..WriteSet::default() }, ErrorSubject::Log(upto)).await?;
+        self.has_purged(upto);
+        Ok(())
+    }
+
+    /// A purge is with the writer. Owed until then: of an append and [`Self::settle`] that meet, each writes it down, and none relies on one
+    /// that the other has not handed over yet. Twice is as good as once.
+    fn has_purged(&self, upto: LogId) {
+        let mut mem = self.write();
+        if mem.purge_owed == Some(upto) {
+            mem.purge_owed = None;
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Mem> {
@@ -260,7 +265,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let mut change = WriteSet::default();
-        let ahead = {
+        let (ahead, purge) = {
             let mut mem = self.write();
             let ahead = self.ahead.as_ref().and_then(|leading| leading.may_run(&mem, &entries));
             for entry in entries {
@@ -275,19 +280,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if let Some(committed) = &mem.committed {
                 change.meta.push((Meta::Committed, codec::log_id_to_bytes(committed)));
             }
-            if let Some(upto) = mem.purge_owed.take() {
+            let purge = mem.purge_owed;
+            if let Some(upto) = purge {
                 change.purge_to = Some(upto.index);
                 change.meta.push((Meta::Purged, codec::log_id_to_bytes(&upto)));
             }
-            ahead
+            (ahead, purge)
         };
         let Some(ahead) = ahead else {
             self.writer.commit(change, Box::new(move |result| callback.log_io_completed(result)));
+            purge.into_iter().for_each(|upto| self.has_purged(upto));
             return Ok(());
         };
         // One that fails is never at its end, and the node ends: no answer of a follower counts any more.
         let done = move |result: io::Result<()>| result.map_or((), |()| ahead.end());
         self.writer.commit(change, Box::new(done));
+        purge.into_iter().for_each(|upto| self.has_purged(upto));
         callback.log_io_completed(Ok(()));
         Ok(())
     }

@@ -3,7 +3,10 @@
 //!
 //! It promises that this word is taken for shown only by a session of that very side, of the machine whose lease was fenced, under
 //! another boot id than that lease had, and neither kernel being one of which there is a copy. *Why that is enough:* what had not
-//! been sent lay in the memory of the kernel that wrote it, and a machine runs one kernel after the other. *Why the machine counts
+//! been sent lay in the memory of the kernel that wrote it, and a machine runs one kernel after the other. *What that assumes:* that no
+//! two machines have one machine-id at the same time. A virtual machine that is started anew on another host while its first host is
+//! only cut off, one that goes back to a memory image, and machines made of one image break it; where that may be, the agent
+//! must end what was open before (a new `fsid=` for each epoch), as it should anyway. *Why the machine counts
 //! and not the side:* a side can be opened on another machine (a rebuilt pod) while the old one, cut off, still has what it has not
 //! sent; the new mount is fresh, the old one is not, and what lets the side in may let both in. *Why not a new mount of the same
 //! kernel:* one that was detached (`umount -l`) keeps its pages and is seen by nobody. There a person says so.
@@ -27,7 +30,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Of a daemon that knows both.
-    pub(super) fn of(open: &OpenSession) -> Option<Box<Self>> {
+    fn of(open: &OpenSession) -> Option<Box<Self>> {
         let known = !open.machine.is_empty() && !open.boot.is_empty();
         known.then(|| Box::new(Self { machine: cut(&open.machine), boot: cut(&open.boot) }))
     }
@@ -44,6 +47,16 @@ impl Kernel {
 }
 
 impl State {
+    /// The kernel of a session that is opened, unless a machine of that name has another side's session under another boot id at this
+    /// moment: then two machines were made of one image, and the name says nothing.
+    pub(super) fn kernel_of(&self, open: &OpenSession) -> Option<Box<Kernel>> {
+        let kernel = Kernel::of(open)?;
+        let mut others =
+            self.sessions.values().filter(|session| session.side != open.side).filter_map(|session| session.kernel.as_ref());
+        let is_twin = others.any(|other| kernel.follows(other));
+        (!is_twin).then_some(kernel)
+    }
+
     /// The trees of which that side is shut out.
     pub(super) fn shut_out_of(&self, side: &SideName) -> Vec<TreeId> {
         let shut_out = |id: &&TreeId| self.trees.get(id).is_some_and(|tree| tree.fenced.contains_key(side));

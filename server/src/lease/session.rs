@@ -131,7 +131,7 @@ impl State {
             lowered_from: None,
             incarnation: 1,
             boot: cut(&open.boot),
-            kernel: Kernel::of(open),
+            kernel: self.kernel_of(open),
             since: context.at,
             digest: open.new_secret_digest.clone(),
             held: BTreeSet::new(),

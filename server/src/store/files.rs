@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 /// Suffix of a file that is still being written; a left-over is of no use to anybody.
@@ -33,6 +33,23 @@ pub fn reserve(file: &File, from: u64, more: u64) -> io::Result<bool> {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC | Errno::FBIG | Errno::DQUOT) => Ok(false),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Has every file below a directory read from the disk from now on, as far as it was written. *Why:* after a sync that failed the kernel
+/// takes the pages for written and lets them be read, and no later sync says that they are not on the disk.
+pub fn forget_pages(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            forget_pages(&entry.path())?;
+        } else if kind.is_file() {
+            let file = File::open(entry.path())?;
+            file.sync_all()?;
+            fadvise(&file, 0, None, Advice::DontNeed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes names in a directory durable.

@@ -16,7 +16,9 @@ use super::{Kind, damaged, files, record};
 use crate::failure::{Failure, Result};
 
 /// The layout of the data directory that this version writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The formats that are read. 1 had no journal before its store.
+const READ: std::ops::RangeInclusive<u32> = 1..=FORMAT;
 /// The file's name.
 const FILE: &str = "identity";
 
@@ -72,6 +74,8 @@ impl Identity {
         let path = dir.join(FILE);
         match std::fs::read(&path) {
             Ok(bytes) => {
+                // Its name may be in memory only, since a start that was cut off right after the rename.
+                files::sync_dir(dir).map_err(|e| Failure::storage(format!("cannot sync {}: {e}", dir.display())))?;
                 Self::read(&bytes).map_err(|e| damaged_dir(dir, &format!("{}: {e}", path.display())))?.checked(dir, node, store)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -98,6 +102,16 @@ impl Identity {
     /// Whether nobody can have relied on what is in its log: no answer was given from it, and no vote of it has counted.
     pub fn is_unfinished(&self) -> bool {
         !self.initialized && self.formation.is_none()
+    }
+
+    /// What is written from now on is of this version's format, and a version that does not know it refuses the directory: it would not see
+    /// the journal, and come up without commits that were acknowledged (I7).
+    pub fn upgrade(&mut self, dir: &Path) -> Result<()> {
+        if self.format != FORMAT {
+            self.format = FORMAT;
+            self.write(dir)?;
+        }
+        Ok(())
     }
 
     /// Log and vote are complete, and stay so.
@@ -132,9 +146,9 @@ impl Identity {
     }
 
     fn checked(self, dir: &Path, node: NodeId, store: Option<Kind>) -> Result<Self> {
-        if self.format != FORMAT {
+        if !READ.contains(&self.format) {
             return Err(Failure::storage(format!(
-                "the data directory {} has format {}, this version reads {FORMAT}; use the version that wrote it",
+                "the data directory {} has format {}, this version reads 1 to {FORMAT}; use the version that wrote it",
                 dir.display(),
                 self.format
             )));
@@ -199,6 +213,22 @@ mod tests {
         Identity::open(dir.path(), 1, &[]).unwrap();
         std::fs::write(dir.path().join(FILE), b"{}").unwrap();
         assert_eq!(Identity::open(dir.path(), 1, &[]).unwrap_err().code, Code::Storage);
+    }
+
+    #[test]
+    fn i7_an_older_format_is_made_this_one_before_anything_is_written_and_a_later_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut made = Identity::open(dir.path(), 1, &[]).unwrap();
+        for (format, refused) in [(1, false), (FORMAT, false), (FORMAT + 1, true)] {
+            made.format = format;
+            made.write(dir.path()).unwrap();
+            let opened = Identity::open(dir.path(), 1, &[]);
+            assert_eq!(opened.is_err(), refused, "{format}");
+            if let Ok(mut opened) = opened {
+                opened.upgrade(dir.path()).unwrap();
+                assert_eq!(Identity::open(dir.path(), 1, &[]).unwrap().format, FORMAT, "what an older version refuses");
+            }
+        }
     }
 
     #[test]

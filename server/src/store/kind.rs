@@ -59,6 +59,9 @@ impl Kind {
 
     /// The same with so many bytes of pages in memory.
     pub fn open_with(self, dir: &Path, cache: u64, faults: Faults) -> io::Result<Box<dyn Backend>> {
+        if dir.exists() {
+            files::forget_pages(dir)?;
+        }
         let behind = if faults.has(Fault::NoStoreSync) { faults.with(Fault::NoSync) } else { faults };
         Ok(match self {
             Kind::Sled => Box::new(Journaled::open(dir, SledBackend::open_with(dir, cache)?.with_faults(behind), faults)?),

@@ -42,6 +42,8 @@ impl SnapshotDir {
         fs::create_dir_all(dir)?;
         // Also when it was there: perhaps since a start that was cut off just here.
         files::sync_dir(dir.parent().unwrap_or(dir))?;
+        // And the name of the newest one: openraft purges the log as far as it goes.
+        files::sync_dir(dir)?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             if path.to_string_lossy().ends_with(files::TEMPORARY) {

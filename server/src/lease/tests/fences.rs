@@ -363,6 +363,21 @@ fn i2_a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word
 }
 
 #[test]
+fn i2_a_name_that_two_machines_have_at_the_same_time_shows_no_restart() {
+    let (mut world, _) = fencing_on("m");
+    begin(&mut world, 1, Verb::Fence);
+    assert_eq!(end(&mut world, 1, Outcome::Succeeded), Answer::Done);
+    let twin = OpenSession { machine: "m".into(), boot: "twin".into(), ..open_of("c", session_id(3)) };
+    world.run(Command::OpenSession(twin));
+    boots(&mut world, 10, "m", "later");
+    assert_eq!((world.kinds(), due(&world)), (vec![], vec![]));
+    world.run(Command::CloseSession { session: session_id(10) });
+    world.run(Command::CloseSession { session: session_id(3) });
+    boots(&mut world, 11, "m", "later");
+    assert_eq!(world.kinds(), [EventKind::Fencing], "alone it does");
+}
+
+#[test]
 fn i2_a_restart_before_the_fence_is_done_lets_in_after_it_and_is_no_fence() {
     let (mut world, b) = fencing_on("m");
     begin(&mut world, 1, Verb::Fence);
