@@ -275,6 +275,7 @@ impl Fs {
             return Err(reason::STALE);
         }
         self.freshen_open(&source.node)?;
+        self.drop_old_pages(&source.node, &source.fd, seen);
         let (mut off_in, mut off_out) = (from.1, to.1);
         let len = usize::try_from(len.min(COPY_MAX)).map_err(|_| Errno::INVAL)?;
         let _acting = self.act(who)?;

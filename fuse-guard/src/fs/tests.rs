@@ -275,3 +275,17 @@ fn a_removed_file_needs_no_flush_when_it_has_lost_its_last_name_and_not_before()
     fs.forget(one, 1);
     assert_eq!(unconfirmed(), 1);
 }
+
+#[test]
+fn a_copy_is_a_first_read_of_its_source_too() {
+    let mut s = Scene::new();
+    s.fs.first_reads.matter = true;
+    let (who, node) = (s.me(), s.lookup("a").node);
+    let reader = Standing { serial: 1, right: Right::Read, ..s.seen };
+    let from = s.fs.open(who, &reader, node.id, 0).unwrap();
+    let run = s.fs.run_of(&s.seen);
+    assert!(!s.fs.first_reads.was_dropped(run, node.generation), "open since before the run");
+    let (_, to) = s.fs.create(who, &s.seen, (ROOT, OsStr::new("b")), MAKING, OFlags::RDWR.bits() as i32).unwrap();
+    assert_eq!(s.fs.copy_range(who, &s.seen, (from, 0), (to, 0), 1), Ok(1));
+    assert!(s.fs.first_reads.was_dropped(run, node.generation));
+}
