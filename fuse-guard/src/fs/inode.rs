@@ -161,7 +161,7 @@ impl Node {
             asked => u128::from(millis(now).wrapping_sub(asked - 1)) < limit.as_millis(),
         }
     }
-    /// Its last name was removed. *Why it gets none again:* the kernel links no file that has none, and locked the file meanwhile.
+    /// Its last name was removed. The kernel links no file that has none; if it has one after all, [`Node::add_name`] takes this back.
     pub fn lost_its_last_name(&self) {
         self.nameless.store(true, Ordering::Release);
     }
@@ -205,6 +205,10 @@ impl Node {
     pub fn known_names(&self) -> Vec<(u64, OsString)> {
         lock(&self.names).known.iter().cloned().collect()
     }
+    /// Whether no name is known to lead to it: where the storage is far, its number may be another file's by now.
+    pub fn has_no_name(&self) -> bool {
+        self.id != ROOT && lock(&self.names).known.is_empty()
+    }
     /// Whether the kernel may know it by another name than this one.
     pub fn has_other_names(&self, parent: u64, name: &OsStr) -> bool {
         lock(&self.names).known.iter().any(|(p, n)| *p != parent || n != name)
@@ -217,6 +221,7 @@ impl Node {
             names.known.insert((parent, name.to_owned()));
         }
         names.moved = false;
+        self.nameless.store(false, Ordering::Release);
         if names.known.len() == 1 && run != 0 {
             names.run = run;
         } else if new && names.run != run {

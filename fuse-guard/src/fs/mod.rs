@@ -247,6 +247,12 @@ impl Fs {
         node.is_fresh(seen.serial) && seen.caches(self.gate.now()) && !node.is_foreign()
     }
 
+    /// The same of a node that was found by its lower inode's number: a file's descriptor keeps its number on this machine alone, so
+    /// one that has been removed since may be dead at the storage, and its number a new file's.
+    fn believes_found(&self, node: &Node, seen: &Standing) -> bool {
+        self.believes(node, seen) && !(self.network && node.has_no_name())
+    }
+
     /// Whether it is known that the node has no such attribute.
     fn lacks(&self, node: &Node, which: Which, seen: &Standing) -> bool {
         node.lacking.has_none(which, seen.serial) && self.believes(node, seen)

@@ -76,7 +76,9 @@ impl Fs {
             return Ok(None);
         }
         let stat = statx(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-        let Some(node) = self.nodes.by_key(Key::of(&stat)).filter(|node| self.believes(node, seen)) else { return Ok(None) };
+        let Some(node) = self.nodes.by_key(Key::of(&stat)).filter(|node| self.believes_found(node, seen)) else {
+            return Ok(None);
+        };
         let run = self.run_of(seen);
         self.settle_other_names(node.key, dir, name, run);
         // None: the kernel has forgotten it meanwhile, or it was replaced just now.
@@ -99,9 +101,9 @@ impl Fs {
         Ok(Entry { node, attr, seen: *seen })
     }
 
-    /// Whether the known node of this lower inode was revalidated under this standing, or there is none.
+    /// Whether the known node of this lower inode was revalidated under this standing and not removed since, or there is none.
     fn believes_key(&self, stat: &Statx, seen: &Standing) -> bool {
-        self.nodes.by_key(Key::of(stat)).is_none_or(|node| self.believes(&node, seen))
+        self.nodes.by_key(Key::of(stat)).is_none_or(|node| self.believes_found(&node, seen))
     }
 
     /// A directory in which a name is to be made or removed.
@@ -238,13 +240,15 @@ impl Fs {
         let dir = self.dir_to_change(who, parent, seen)?;
         let there = self.key_at(&dir, name);
         let victim = there.and_then(|(key, _)| self.nodes.by_key(key));
+        // The storage's client may say how many names it had before another side's turn.
+        let counted = victim.as_ref().is_some_and(|victim| !self.network || self.believes(victim, seen));
         let _acting = self.act(who)?;
         self.still_in_time(seen)?;
         rustix::fs::unlinkat(&dir.fd, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
         self.unfinished.gone(&dir, name);
         if let Some(victim) = victim {
             victim.drop_name(dir.id, name);
-            if directory || there.is_some_and(|(_, names)| names == 1) {
+            if directory || (counted && there.is_some_and(|(_, names)| names == 1)) {
                 victim.lost_its_last_name();
             }
         }

@@ -2,6 +2,7 @@
 //! has had a turn, since it was admitted. Each with its control.
 
 use std::ffi::OsStr;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::caller::Caller;
 use super::error::{Errno, reason};
 use super::faults::Faults;
 use super::handle::Open;
-use super::inode::ROOT;
+use super::inode::{ROOT, stat_fd};
 use super::names::Making;
 use super::{Entry, Fs};
 use crate::gate::{Gate, Hooks, LateWrite, Refused, Right, Standing};
@@ -288,4 +289,49 @@ fn a_copy_is_a_first_read_of_its_source_too() {
     let (_, to) = s.fs.create(who, &s.seen, (ROOT, OsStr::new("b")), MAKING, OFlags::RDWR.bits() as i32).unwrap();
     assert_eq!(s.fs.copy_range(who, &s.seen, (from, 0), (to, 0), 1), Ok(1));
     assert!(s.fs.first_reads.was_dropped(run, node.generation));
+}
+
+/// The client's count of names is an old one if nobody has asked the storage in this run; the descriptor tells of another file here, which
+/// has a name.
+#[test]
+fn a_file_is_known_to_have_lost_its_last_name_only_if_the_storage_was_asked_in_this_run() {
+    let nameless = |fresh: bool| {
+        let mut s = Scene::new();
+        s.fs.network = true;
+        std::fs::write(s.path("b"), "").unwrap();
+        let open = |name: &str| rustix::fs::open(s.path(name), OFlags::PATH, Bits::empty()).unwrap();
+        let (root, name, run) = (s.fs.nodes.root().clone(), OsStr::new("b"), s.fs.run_of(&s.seen));
+        let node = s.fs.nodes.enter(open("a"), &stat_fd(&open("b"), true).unwrap(), &root, name, run);
+        node.set_fresh(if fresh { s.seen.serial } else { s.seen.serial + 1 });
+        s.fs.remove(s.me(), &s.seen, ROOT, name, false).unwrap();
+        let nameless = node.is_nameless();
+        node.add_name(ROOT, OsStr::new("c"), run);
+        assert!(!node.is_nameless(), "it has a name after all");
+        nameless
+    };
+    assert!(nameless(true));
+    assert!(!nameless(false), "its descriptor is asked");
+}
+
+/// As on network storage: the kernel knows a file whose descriptor answers ESTALE (here: EBADF), and this side has removed it in this run.
+#[test]
+fn a_removed_files_number_that_was_given_to_a_new_one_leads_to_a_new_node() {
+    let node_of_the_new_one = |network: bool| {
+        let mut s = Scene::new();
+        s.fs.network = network;
+        let root = s.fs.nodes.root().clone();
+        let new = rustix::fs::open(s.path("a"), OFlags::PATH, Bits::empty()).unwrap();
+        // SAFETY: no descriptor has this number, and nobody closes it, for the node is never dropped.
+        let gone = unsafe { OwnedFd::from_raw_fd(i32::MAX) };
+        let dead = s.fs.nodes.enter(gone, &stat_fd(&new, true).unwrap(), &root, OsStr::new("old"), s.fs.run_of(&s.seen));
+        std::mem::forget(dead.clone());
+        dead.set_fresh(s.seen.serial);
+        assert!(s.fs.believes_found(&dead, &s.seen), "it has a name");
+        dead.drop_name(ROOT, OsStr::new("old"));
+        (dead.generation, s.lookup("a").node.generation)
+    };
+    let (dead, found) = node_of_the_new_one(true);
+    assert_ne!(dead, found);
+    let (dead, found) = node_of_the_new_one(false);
+    assert_eq!(dead, found, "control: on this machine a descriptor keeps the number, and nobody asks");
 }
