@@ -255,7 +255,7 @@ impl Fs {
 
     /// Whether it is known that the node has no such attribute.
     fn lacks(&self, node: &Node, which: Which, seen: &Standing) -> bool {
-        node.lacking.has_none(which, seen.serial) && self.believes(node, seen)
+        node.lacking.has_none(which, seen.serial) && self.believes(node, seen) && !node.is_replaced()
     }
 
     /// Revalidates a directory or file at the storage, where that was not done under this standing.
