@@ -219,6 +219,10 @@ impl Former {
     /// Promises this directory, which is empty, to a cluster that has taken it in.
     fn join(&self, formation: Formation) -> std::result::Result<(), String> {
         let mut identity = self.lock();
+        // Its promise was asked for while it asked around, and the cluster has begun since.
+        if identity.formation.as_ref().is_some_and(|own| own.cluster == formation.cluster) {
+            return Ok(());
+        }
         if identity.formation.is_some() || identity.initialized || self.consensus.has_log() {
             return Err(format!("node {} is not empty", identity.node));
         }
