@@ -12,6 +12,7 @@
 //! | every reason why the answer is no | [`refusal`] |
 //! | a cluster's state as a file | [`backup`] |
 //! | the generated messages, and words to wire and back | [`wire`], [`convert`] |
+//! | which answer of a call that stays open is whose | [`tags`] |
 
 pub mod answer;
 pub mod backup;
@@ -24,6 +25,7 @@ pub mod fence;
 pub mod id;
 pub mod policy;
 pub mod refusal;
+pub mod tags;
 pub mod time;
 pub mod tree;
 pub mod wire;

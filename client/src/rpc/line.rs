@@ -23,6 +23,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
 use super::Target;
+use crate::words::tags::{NotAsked, Tags};
 use crate::words::wire;
 use crate::words::wire::renewal_answered::Word;
 
@@ -30,6 +31,8 @@ use crate::words::wire::renewal_answered::Word;
 const ALONE_FOR: Duration = Duration::from_secs(60);
 /// Renewals on their way into one call: a session has five under way at most.
 const QUEUE_MAX: usize = 64;
+/// Renewals that wait for an answer on one call.
+const WAITING_MAX: usize = 64;
 
 /// The calls to all servers, by address.
 #[derive(Default)]
@@ -94,13 +97,13 @@ impl Lines {
     fn line(&self, target: &Target) -> Option<Line> {
         let mut ways = self.lock();
         match ways.get(&target.address) {
-            Some(Way::Open(line)) if line.token == target.token && !line.waiting.has_ended() => return Some(line.clone()),
+            Some(Way::Open(line)) if line.token == target.token && line.waiting.ended().is_none() => return Some(line.clone()),
             Some(Way::Alone(until)) if Instant::now() < *until => return None,
             _ => {}
         }
         let line = Line::open(target);
         // An embedded server has another address after each start.
-        ways.retain(|_, way| !matches!(way, Way::Open(line) if line.waiting.has_ended()));
+        ways.retain(|_, way| !matches!(way, Way::Open(line) if line.waiting.ended().is_some()));
         ways.insert(target.address.clone(), Way::Open(line.clone()));
         Some(line)
     }
@@ -123,103 +126,57 @@ impl Line {
         target.authorise(&mut request);
         let (mut client, outcomes) = (target.client.clone(), waiting.clone());
         let task = tokio::spawn(async move {
-            let status = match client.renewals(request).await {
-                Ok(answers) => outcomes.hand_out(answers.into_inner()).await,
+            let end = match client.renewals(request).await {
+                Ok(answers) => End { status: hand_out(&outcomes, answers.into_inner()).await, unread: false },
                 Err(status) => {
                     let unread = matches!(status.code(), Code::Unimplemented | Code::ResourceExhausted);
-                    return outcomes.end(End { status, unread });
+                    End { status, unread }
                 }
             };
-            outcomes.end(End { status, unread: false });
+            for outcome in outcomes.end(end.clone()) {
+                let _ = outcome.send(Err(end.clone()));
+            }
         });
         Self { token: target.token.clone(), asks, waiting, _call: Arc::new(Call(task.abort_handle())) }
     }
 
     async fn renew(&self, renewal: wire::RenewRequest, limit: Duration) -> Result<wire::RenewAnswer, End> {
-        let (tag, outcome) = self.waiting.begin()?;
-        let _forget = Forget(&self.waiting, tag);
-        let asked = wire::RenewalAsked { tag, limit_ms: limit.as_millis() as u64, renewal: Some(renewal) };
         let broke = || End { status: Status::unavailable("the call for renewals broke off"), unread: false };
+        let (outcome, answer) = oneshot::channel();
+        let under_way = self.waiting.ask(outcome, WAITING_MAX).map_err(|why| match why {
+            NotAsked::Ended(end) => end,
+            NotAsked::Full => broke(),
+        })?;
+        let asked = wire::RenewalAsked { tag: under_way.tag(), limit_ms: limit.as_millis() as u64, renewal: Some(renewal) };
         self.asks.try_send(wire::RenewalsAsked { asked: vec![asked] }).map_err(|_| broke())?;
-        outcome.await.unwrap_or_else(|_| Err(broke()))
+        answer.await.unwrap_or_else(|_| Err(broke()))
     }
 }
-
-type Outcome = Result<wire::RenewAnswer, End>;
 
 /// The renewals of one call that are under way.
-#[derive(Default)]
-struct Waiting(Mutex<Tags>);
+type Waiting = Tags<oneshot::Sender<Result<wire::RenewAnswer, End>>, End>;
 
-#[derive(Default)]
-struct Tags {
-    last: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
-    ended: Option<End>,
-}
-
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Tags> {
-        self.0.lock().expect("nothing panics while it holds the tags")
-    }
-
-    /// One more: its tag, and where its outcome will be.
-    fn begin(&self) -> Result<(u64, oneshot::Receiver<Outcome>), End> {
-        let mut tags = self.lock();
-        if let Some(end) = &tags.ended {
-            return Err(end.clone());
+/// Until the call ends; says why it did.
+async fn hand_out(waiting: &Waiting, mut answers: tonic::Streaming<wire::RenewalsAnswered>) -> Status {
+    loop {
+        match answers.message().await {
+            Ok(Some(message)) => message.answered.into_iter().for_each(|one| answer(waiting, one)),
+            Ok(None) => return Status::unavailable("the server has ended the call for renewals"),
+            Err(status) => return status,
         }
-        let (outcome, answer) = oneshot::channel();
-        tags.last += 1;
-        let tag = tags.last;
-        tags.waiting.insert(tag, outcome);
-        Ok((tag, answer))
-    }
-
-    /// Until the call ends; says why it did.
-    async fn hand_out(&self, mut answers: tonic::Streaming<wire::RenewalsAnswered>) -> Status {
-        loop {
-            match answers.message().await {
-                Ok(Some(message)) => message.answered.into_iter().for_each(|one| self.answer(one)),
-                Ok(None) => return Status::unavailable("the server has ended the call for renewals"),
-                Err(status) => return status,
-            }
-        }
-    }
-
-    /// One that nobody waits for is nobody's.
-    fn answer(&self, answered: wire::RenewalAnswered) {
-        let Some(outcome) = self.lock().waiting.remove(&answered.tag) else { return };
-        let failed = |status| Err(End { status, unread: false });
-        // Whoever has gone meanwhile needs none.
-        let _ = outcome.send(match answered.word {
-            Some(Word::Renewed(answer)) => Ok(answer),
-            Some(Word::Failed(no)) => failed(Status::new(Code::from(no.code as i32), no.message)),
-            None => failed(Status::unavailable("the server's answer is of another version")),
-        });
-    }
-
-    /// Nothing is taken or answered any more.
-    fn end(&self, end: End) {
-        let mut tags = self.lock();
-        for (_, outcome) in std::mem::take(&mut tags.waiting) {
-            let _ = outcome.send(Err(end.clone()));
-        }
-        tags.ended = Some(end);
-    }
-
-    fn has_ended(&self) -> bool {
-        self.lock().ended.is_some()
     }
 }
 
-/// Whoever asked waits no longer, answered or not.
-struct Forget<'a>(&'a Waiting, u64);
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.0.lock().waiting.remove(&self.1);
-    }
+/// One that nobody waits for is nobody's.
+fn answer(waiting: &Waiting, answered: wire::RenewalAnswered) {
+    let Some(outcome) = waiting.answered(answered.tag) else { return };
+    let failed = |status| Err(End { status, unread: false });
+    // Whoever has gone meanwhile needs none.
+    let _ = outcome.send(match answered.word {
+        Some(Word::Renewed(answer)) => Ok(answer),
+        Some(Word::Failed(no)) => failed(Status::new(Code::from(no.code as i32), no.message)),
+        None => failed(Status::unavailable("the server's answer is of another version")),
+    });
 }
 
 fn in_time() -> Status {

@@ -34,10 +34,13 @@ impl Alarm {
         let long = long.max(Duration::from_nanos(1));
         let of = |d: Duration| Timespec { tv_sec: d.as_secs() as _, tv_nsec: d.subsec_nanos().into() };
         let once = Itimerspec { it_interval: of(Duration::ZERO), it_value: of(long) };
-        let set = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once);
+        if timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once).is_err() {
+            // It would never ring.
+            return tokio::time::sleep(long).await;
+        }
         match self.0.readable().await {
-            Ok(mut rung) if set.is_ok() => rung.clear_ready(),
-            _ => tokio::time::sleep(long).await,
+            Ok(mut rung) => rung.clear_ready(),
+            Err(_) => tokio::time::sleep(long).await,
         }
     }
 }

@@ -34,10 +34,20 @@ impl Late {
     pub(super) fn for_release(&mut self, epoch: Epoch, all: u64) -> u64 {
         let upto = match self.in_release {
             Some((of, upto)) if of == epoch => upto,
-            _ => all,
+            _ => {
+                self.counts_anew(all);
+                all
+            }
         };
         self.in_release = Some((epoch, upto));
         upto.saturating_sub(self.told)
+    }
+
+    /// Another mount counts from the beginning.
+    fn counts_anew(&mut self, all: u64) {
+        if all < self.told {
+            self.told = 0;
+        }
     }
 
     /// The release has been carried out.
@@ -49,8 +59,7 @@ impl Late {
 
     /// How many are to be told by themselves now, of `all` so far.
     fn due(&mut self, all: u64, now: BootTime) -> Option<u64> {
-        // Another mount counts from the beginning.
-        self.told = if all < self.told { 0 } else { self.told };
+        self.counts_anew(all);
         if all == self.told || self.again_at.is_some_and(|at| now < at) {
             return None;
         }
@@ -125,5 +134,7 @@ mod tests {
         assert_eq!(late.due(7, at(1000)), Some(6));
         assert_eq!(late.due(0, at(2000)), None);
         assert_eq!(late.due(2, at(2000)), Some(2));
+        // And one that is made while a lease is there.
+        assert_eq!(late.for_release(Epoch::from_raw(7), 1), 1);
     }
 }

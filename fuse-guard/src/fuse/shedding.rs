@@ -6,7 +6,8 @@
 //! - The files that the kernel has known longest go first, a third of all in a round. Directories stay: one may be where somebody works.
 //! - A call that waits, or that hangs on the storage, keeps at most the names of its own directory from being forgotten, and a round
 //!   from ending for [`ROUND`]: the next one passes by the directories in which somebody is still stuck.
-//! - At [`STUCK_MAX`] stuck threads no further round begins.
+//! - At [`STUCK_MAX`] stuck threads no further round begins. Where files go by their numbers, only those count that drop by numbers: who
+//!   is stuck in a directory hinders nobody else, and each kind has an end.
 //!
 //! # Why nobody waits for ever
 //!
@@ -26,7 +27,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::Shared;
@@ -64,6 +65,11 @@ impl Shedding {
 
     fn is_at(&self, directory: u64) -> bool {
         lock(&self.at_work).contains(&Some(directory))
+    }
+
+    /// Whether too many threads are stuck for another round.
+    fn is_full(&self, by_number: bool) -> bool {
+        lock(&self.at_work).iter().filter(|at| !by_number || at.is_none()).count() >= STUCK_MAX
     }
 
     fn begin(&self, at: Option<u64>) -> AtWork<'_> {
@@ -131,25 +137,55 @@ fn take(row: &Mutex<Vec<Parcel>>, shedding: &Shedding) -> Option<Parcel> {
 fn tell(shared: &Arc<Shared>, notify: &Notify, parcels: Vec<Parcel>, expire: bool, limit: Duration) -> bool {
     let threads = SHEDDERS.min(parcels.len());
     let row = Arc::new(Mutex::new(parcels));
-    let (at_work, ended) = channel::<()>();
-    for n in 0..threads {
-        let (shared, notify, row, at_work) = (shared.clone(), notify.clone(), row.clone(), at_work.clone());
-        let run = move || {
-            let _until_the_end = at_work;
-            let shedding = &shared.keeper.shedding;
-            while let Some(parcel) = take(&row, shedding) {
-                let _here = shedding.begin(parcel.directory());
-                match parcel {
-                    Parcel::Files(ids) => _ = notify.unused(&ids),
-                    Parcel::Names(directory, names) => names.iter().for_each(|name| notify.entry(directory, name, expire)),
-                }
+    let (shared, notify) = (shared.clone(), notify.clone());
+    let run = move || {
+        let shedding = &shared.keeper.shedding;
+        while let Some(parcel) = take(&row, shedding) {
+            let _here = shedding.begin(parcel.directory());
+            match parcel {
+                Parcel::Files(ids) => _ = notify.unused(&ids),
+                Parcel::Names(directory, names) => names.iter().for_each(|name| notify.entry(directory, name, expire)),
             }
-        };
-        if let Err(why) = std::thread::Builder::new().name(format!("forget-{n}")).spawn(run) {
-            tracing::error!(%why, "no thread to forget with");
+        }
+    };
+    on_threads(threads, limit, run, |n, job| {
+        std::thread::Builder::new().name(format!("forget-{n}")).spawn(job).map(|_detached| ())
+    })
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs the same on so many threads, and waits for them. Where none is to be had it is run here, unless there is a limit: what is to be
+/// forgotten without one is asked for once, and nobody comes again with it. False: not done within the limit.
+fn on_threads(
+    threads: usize,
+    limit: Duration,
+    run: impl Fn() + Clone + Send + 'static,
+    spawn: impl Fn(usize, Job) -> std::io::Result<()>,
+) -> bool {
+    let (at_work, ended) = channel::<()>();
+    let job = |until_the_end: Sender<()>| -> Job {
+        let run = run.clone();
+        Box::new(move || {
+            let _until_the_end = until_the_end;
+            run();
+        })
+    };
+    let mut begun = 0;
+    for n in 0..threads {
+        match spawn(n, job(at_work.clone())) {
+            Ok(()) => begun += 1,
+            Err(why) => tracing::error!(%why, "no thread to forget with"),
         }
     }
     drop(at_work);
+    if begun == 0 && threads > 0 {
+        if limit != Duration::MAX {
+            return false;
+        }
+        run();
+        return true;
+    }
     // Nobody sends: the last one hangs up.
     ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
 }
@@ -164,12 +200,12 @@ pub(super) fn forget_names(shared: &Arc<Shared>, notify: &Notify, names: impl In
 /// Sheds a third of all files. Where many are unconfirmed, those are confirmed beside, for each keeps a descriptor too.
 pub(super) fn shed(shared: &Arc<Shared>, notify: &Notify) {
     let shedding = &shared.keeper.shedding;
-    if lock(&shedding.at_work).len() >= STUCK_MAX || shedding.under_way.swap(true, Ordering::SeqCst) {
+    let by_number = notify.unused(&[]) && !shared.fs.faults.no_prune;
+    if shedding.is_full(by_number) || shedding.under_way.swap(true, Ordering::SeqCst) {
         return;
     }
     relieve(shared);
     let nodes = &shared.fs.nodes;
-    let by_number = notify.unused(&[]) && !shared.fs.faults.no_prune;
     // By its name a file cannot go as long as somebody is stuck in its directory.
     let may_go = |node: &Node| by_number || node.names().iter().any(|(directory, _)| !shedding.is_at(*directory));
     // Numbers alone: whoever keeps a node keeps its descriptor.
@@ -242,5 +278,39 @@ mod tests {
         assert!(shedding.is_at(9));
         drop(stuck);
         assert!(!shedding.is_at(9));
+    }
+
+    #[test]
+    fn what_is_to_be_forgotten_without_a_limit_is_forgotten_here_if_no_thread_is_to_be_had() {
+        let done = Arc::new(Mutex::new(0));
+        let run = {
+            let done = done.clone();
+            move || *lock(&done) += 1
+        };
+        let none = |_: usize, _: Job| Err(std::io::Error::from_raw_os_error(nix::libc::EAGAIN));
+        assert!(on_threads(SHEDDERS, Duration::MAX, run.clone(), none));
+        assert_eq!(*lock(&done), 1);
+        assert!(!on_threads(SHEDDERS, ROUND, run.clone(), none), "a round comes again");
+        assert_eq!(*lock(&done), 1);
+        let one = |n: usize, job: Job| {
+            if n > 0 {
+                return none(n, job);
+            }
+            job();
+            Ok(())
+        };
+        assert!(on_threads(SHEDDERS, Duration::MAX, run, one));
+        assert_eq!(*lock(&done), 2, "by the one there is");
+    }
+
+    #[test]
+    fn who_is_stuck_in_a_directory_keeps_no_file_from_going_by_its_number() {
+        let shedding = Shedding::default();
+        let stuck: Vec<AtWork> = (0..STUCK_MAX as u64).map(|n| shedding.begin(Some(n))).collect();
+        assert!(shedding.is_full(false) && !shedding.is_full(true));
+        let by_number: Vec<AtWork> = (0..STUCK_MAX).map(|_| shedding.begin(None)).collect();
+        assert!(shedding.is_full(true), "nor are these without number");
+        drop((stuck, by_number));
+        assert!(!shedding.is_full(false));
     }
 }

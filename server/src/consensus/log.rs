@@ -157,7 +157,10 @@ impl LogStore {
     /// Writes down a purge that was not yet, if the state up to `applied` covers it: its snapshot is saved then.
     pub async fn settle(&self, applied: u64) -> Result<(), StorageError> {
         let owed = self.read().purge_owed.filter(|upto| upto.index <= applied);
-        let Some(upto) = owed else { return Ok(()) };
+        let Some(upto) = owed else {
+            // An append may have it, and may not be written yet: nothing that comes after it is before it is.
+            return self.commit(WriteSet::default(), ErrorSubject::Logs).await;
+        };
         let meta = vec![(Meta::Purged, codec::log_id_to_bytes(&upto))];
         self.commit(WriteSet { purge_to: Some(upto.index), meta, ..WriteSet::default() }, ErrorSubject::Log(upto)).await?;
         self.has_purged(upto);

@@ -9,7 +9,6 @@
 //!
 //! It does not know what a renewal means, nor who leads: the caller says.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use treelease_proto::id::NodeId;
+use treelease_proto::tags::{NotAsked, Tags};
 use treelease_proto::wire;
 use treelease_proto::wire::forward_answer::Kind;
 use treelease_proto::wire::forward_request::Call;
@@ -130,11 +130,15 @@ impl Open {
     }
 
     async fn renew(&self, renewal: wire::RenewRequest, limit: Duration) -> Result<Word, End> {
-        let (tag, answer) = self.waiting.begin()?;
-        let _forget = Forget(&self.waiting, tag);
+        let (outcome, answer) = oneshot::channel();
+        let under_way = self.waiting.ask(outcome, WAITING_MAX).map_err(|why| match why {
+            NotAsked::Ended(end) => end,
+            NotAsked::Full => End::NotSent(format!("more than {WAITING_MAX} renewals wait for the leader; try again later")),
+        })?;
         // The leader ends it at its limit; this side waits a little longer, for its word.
         let grace = Duration::from_millis(100).min(limit / 4);
-        let asked = wire::RenewalAsked { tag, limit_ms: (limit - grace).as_millis() as u64, renewal: Some(renewal) };
+        let asked =
+            wire::RenewalAsked { tag: under_way.tag(), limit_ms: (limit - grace).as_millis() as u64, renewal: Some(renewal) };
         self.asks.try_send(asked).map_err(|_| End::NotSent("the call to the leader has just ended".into()))?;
         match timeout(limit, answer).await {
             Ok(word) => word.unwrap_or_else(|_| Err(End::Broke("the call to the leader broke off".into()))),
@@ -162,9 +166,9 @@ async fn converse(
     let opened = timeout(OPEN_LIMIT, network.renewals(&way.member.addr, asked)).await;
     let mut answers = match opened {
         Ok(Ok(answers)) => answers,
-        Ok(Err(NotOpened::NotKnown)) => return waiting.end(End::Older),
-        Ok(Err(NotOpened::No(why))) => return waiting.end(End::NotSent(why)),
-        Err(_) => return waiting.end(End::Broke(format!("not reached within {} s", OPEN_LIMIT.as_secs()))),
+        Ok(Err(NotOpened::NotKnown)) => return end(&waiting, End::Older),
+        Ok(Err(NotOpened::No(why))) => return end(&waiting, End::NotSent(why)),
+        Err(_) => return end(&waiting, End::Broke(format!("not reached within {} s", OPEN_LIMIT.as_secs()))),
     };
     let why = loop {
         match answers.next().await {
@@ -173,78 +177,29 @@ async fn converse(
                 if let Err(why) = network.peers().check_answer(stamp, way.leader, &way.member.disk) {
                     break why;
                 }
-                waiting.answer(returned.answered);
+                hand_out(&waiting, returned.answered);
             }
             Some(Err(why)) => break why,
             None => break "it has ended the call".into(),
         }
     };
-    waiting.end(End::Broke(why));
+    end(&waiting, End::Broke(why));
 }
-
-type Outcome = Result<Word, End>;
 
 /// The renewals of one call that are under way.
-#[derive(Default)]
-struct Waiting(Mutex<Tags>);
+type Waiting = Tags<oneshot::Sender<Result<Word, End>>, End>;
 
-#[derive(Default)]
-struct Tags {
-    last: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
-    ended: Option<End>,
-}
-
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Tags> {
-        self.0.lock().expect("nothing panics while it holds the tags")
-    }
-
-    /// One more: its tag, and where its outcome will be.
-    fn begin(&self) -> Result<(u64, oneshot::Receiver<Outcome>), End> {
-        let mut tags = self.lock();
-        if let Some(end) = &tags.ended {
-            return Err(end.clone());
+/// Answers that nobody waits for, or that say nothing, are nobody's.
+fn hand_out(waiting: &Waiting, answered: Vec<wire::RenewalAnswered>) {
+    for wire::RenewalAnswered { tag, word } in answered {
+        if let (Some(word), Some(outcome)) = (word, waiting.answered(tag)) {
+            let _ = outcome.send(Ok(word));
         }
-        if tags.waiting.len() >= WAITING_MAX {
-            return Err(End::NotSent(format!("more than {WAITING_MAX} renewals wait for the leader; try again later")));
-        }
-        let (outcome, answer) = oneshot::channel();
-        tags.last += 1;
-        let tag = tags.last;
-        tags.waiting.insert(tag, outcome);
-        Ok((tag, answer))
-    }
-
-    /// Answers that nobody waits for, or that say nothing, are nobody's.
-    fn answer(&self, answered: Vec<wire::RenewalAnswered>) {
-        let mut tags = self.lock();
-        for wire::RenewalAnswered { tag, word } in answered {
-            if let (Some(word), Some(outcome)) = (word, tags.waiting.remove(&tag)) {
-                let _ = outcome.send(Ok(word));
-            }
-        }
-    }
-
-    /// Nothing is taken or answered any more.
-    fn end(&self, end: End) {
-        let mut tags = self.lock();
-        tags.ended = Some(end.clone());
-        for (_, outcome) in std::mem::take(&mut tags.waiting) {
-            let _ = outcome.send(Err(end.clone()));
-        }
-    }
-
-    fn ended(&self) -> Option<End> {
-        self.lock().ended.clone()
     }
 }
 
-/// Whoever asked waits no longer, answered or not.
-struct Forget<'a>(&'a Waiting, u64);
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.0.lock().waiting.remove(&self.1);
+fn end(waiting: &Waiting, end: End) {
+    for outcome in waiting.end(end.clone()) {
+        let _ = outcome.send(Err(end.clone()));
     }
 }

@@ -224,6 +224,24 @@ impl Backend for Slow {
     }
 }
 
+/// A directory that is called complete has what its log owes: the append that has the purge may be with the writer, and not on the disk.
+#[tokio::test]
+async fn i7_a_purge_that_an_append_has_is_settled_when_that_is_written_and_not_before() {
+    let (write, slow) = std::sync::mpsc::channel();
+    let writer = Arc::new(Writer::start(Slow(slow), FailStop::new()).unwrap());
+    let mut log = LogStore::new(Recovered::read(Loaded::default()).unwrap(), writer);
+    log.purge(log_id(3, 1, 100)).await.unwrap();
+    let mut appending = log.clone();
+    let append = tokio::spawn(async move { appending.blocking_append([blank_ent(3, 1, 101)]).await });
+    // It hands the entry over before it waits.
+    tokio::task::yield_now().await;
+    assert!(timeout(MOMENT, log.settle(100)).await.is_err(), "the disk does not have it");
+    // The append, the settling that was given up, and this one.
+    (0..3).for_each(|_| write.send(()).unwrap());
+    timeout(LIMIT, log.settle(100)).await.expect("now it has").unwrap();
+    append.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn i7_a_leaders_entry_goes_out_while_its_disk_writes_and_no_followers_answer_counts_before_it_has() {
     let (write, slow) = std::sync::mpsc::channel();
