@@ -294,18 +294,32 @@ fn is_hot(dir: &Node, name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::fs::inode::Nodes;
+
+    fn open(dir: &TempDir, flags: OFlags) -> OwnedFd {
+        rustix::fs::open(dir.path(), flags | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    /// Files below a directory, none of them written since the lease began.
+    fn begun() -> (TempDir, Nodes, Dirty) {
+        let (dir, dirty) = (tempfile::tempdir().unwrap(), Dirty::default());
+        let nodes = Nodes::new(open(&dir, OFlags::PATH)).unwrap();
+        dirty.begin(&open(&dir, OFlags::RDONLY), Vec::new(), Epoch::from_raw(1)).unwrap();
+        (dir, nodes, dirty)
+    }
 
     #[test]
     fn an_error_that_one_flush_met_makes_every_later_one_of_the_epoch_fail() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
+        let root = open(&dir, OFlags::RDONLY);
         let dirty = Dirty::default();
-        let below = || vec![open(OFlags::RDONLY | OFlags::DIRECTORY)];
+        let below = || vec![open(&dir, OFlags::RDONLY)];
         dirty.begin(&root, below(), Epoch::from_raw(1)).unwrap();
         // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
-        let bad = vec![open(OFlags::PATH | OFlags::DIRECTORY), open(OFlags::RDONLY | OFlags::DIRECTORY)];
+        let bad = vec![open(&dir, OFlags::PATH), open(&dir, OFlags::RDONLY)];
         let good = std::mem::replace(&mut *lock(&dirty.storage), Arc::new(bad));
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "as at a deadline");
         *lock(&dirty.storage) = good;
@@ -316,12 +330,8 @@ mod tests {
 
     #[test]
     fn where_descriptors_run_short_a_file_leaves_the_set_only_confirmed_and_with_nobody_who_may_write() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
-        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
-        let (dirty, node) = (Dirty::default(), nodes.root());
-        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
+        let (dir, nodes, dirty) = begun();
+        let node = nodes.root();
         let dirty_now = || lock(&dirty.files).len();
         dirty.wrote(node, 1);
         dirty.relieve(2, |_| String::new());
@@ -337,7 +347,7 @@ mod tests {
         assert_eq!(dirty.flush(|_| String::new(), || true), Ok((1, 2)));
         // syncfs of an O_PATH descriptor fails: once, as the kernel tells of a write-back error.
         dirty.wrote(node, 1);
-        let good = std::mem::replace(&mut *lock(&dirty.storage), Arc::new(vec![open(OFlags::PATH | OFlags::DIRECTORY)]));
+        let good = std::mem::replace(&mut *lock(&dirty.storage), Arc::new(vec![open(&dir, OFlags::PATH)]));
         dirty.relieve(1, |_| String::new());
         *lock(&dirty.storage) = good;
         assert!(dirty.flush(|_| String::new(), || true).is_err(), "the release that follows is not clean");
@@ -345,12 +355,8 @@ mod tests {
 
     #[test]
     fn a_file_that_is_written_while_another_flush_looks_is_dirty_afterwards() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
-        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
-        let (dirty, node) = (Dirty::default(), nodes.root());
-        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
+        let (_dir, nodes, dirty) = begun();
+        let node = nodes.root();
         let dirty_now = || lock(&dirty.files).len();
         dirty.wrote(node, 1);
         dirty.flush(|_| String::new(), || true).unwrap();
@@ -374,14 +380,11 @@ mod tests {
         dirty.flush(|_| String::new(), || false).unwrap();
         assert_eq!(dirty_now(), 1, "the gate was not shut: nothing is taken from the set");
     }
+
     #[test]
     fn a_flush_asks_on_a_descriptor_of_its_own_and_leaves_a_programs_error_to_that_program() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = |flags| rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
-        let root = open(OFlags::RDONLY | OFlags::DIRECTORY);
-        let nodes = crate::fs::inode::Nodes::new(open(OFlags::PATH | OFlags::DIRECTORY)).unwrap();
-        let (dirty, node) = (Dirty::default(), nodes.root());
-        dirty.begin(&root, Vec::new(), Epoch::from_raw(1)).unwrap();
+        let (_dir, nodes, dirty) = begun();
+        let node = nodes.root();
         // A program's descriptor has an error to tell, once: an fsync of a pipe always fails.
         let (program, _other_end) = std::io::pipe().unwrap();
         assert!(fsync(&program).is_err());
