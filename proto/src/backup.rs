@@ -18,7 +18,8 @@ use crate::time::WallTime;
 
 /// The form that this version writes and reads.
 pub const FORMAT: u32 = 1;
-/// Largest backup: a hundred thousand trees with their whole histories.
+/// Largest backup: what a server and a client have in memory of one at a time. A hundred thousand trees fit, and as much of their histories
+/// as there is room for ([`About::history`]).
 pub const BACKUP_MAX: usize = 256 << 20;
 /// Longest piece of one on its way to a server, in bytes: it must fit into one record of the log.
 pub const PIECE_MAX: usize = 32 << 10;
@@ -38,6 +39,9 @@ pub struct About {
     pub at: WallTime,
     /// How many trees are in it.
     pub trees: u64,
+    /// The newest events of each tree that are in it, at most; none: all that there were. More would have made it larger than [`BACKUP_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<u64>,
     /// The server's version.
     pub version: String,
 }
@@ -118,7 +122,17 @@ mod tests {
 
     fn about() -> About {
         let version = "0.1.0".to_owned();
-        About { cluster: ClusterId::random(), revision: 12, at: WallTime::UNKNOWN, trees: 1, version }
+        About { cluster: ClusterId::random(), revision: 12, at: WallTime::UNKNOWN, trees: 1, history: None, version }
+    }
+
+    #[test]
+    fn a_backup_says_how_much_of_the_histories_it_has_and_one_that_says_nothing_has_all() {
+        for history in [None, Some(0), Some(64)] {
+            let about = About { history, ..about() };
+            let sealed = seal(&about, "{}");
+            assert_eq!(open(&sealed).unwrap().0, about);
+            assert_eq!(sealed.contains("history"), history.is_some(), "as earlier versions wrote it");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::Duration;
@@ -68,6 +68,55 @@ async fn killed_under_load(store: &str) {
         }
     }
     assert!(acknowledged.len() >= 1_000, "{}", acknowledged.len());
+}
+
+#[tokio::test]
+async fn i7_a_full_disk_ends_the_node_with_a_word_that_helps_and_nothing_acknowledged_is_lost() {
+    for store in ["sled", "redb"] {
+        let disk = SmallDisk::new();
+        let (dir, args) = (disk.0.path().join("node"), ["--store", store]);
+        // Long, so that what the journal hands over at a time is more than a store has reserved of its file.
+        let sides: Vec<String> = (0..64).map(|n| format!("{n:063}")).collect();
+        let policy = vec![("sealed_read".to_owned(), "x".repeat(4_096)), ("takeover".to_owned(), sides.join(","))];
+        let add = |n: usize| {
+            let (name, tree) = (format!("tree-{n}").parse().unwrap(), TreeId::random());
+            Command::AddTree { name, tree, policy: policy.clone(), root: None }
+        };
+        let mut server = Server::start(&dir, &args).await;
+        let caller = Caller::new(&server.address);
+        let mut acknowledged = 0;
+        let mut filled = false;
+        // The store has its part once: the journal takes some 85 of these.
+        while let Ok(answer) = caller.try_command(&add(acknowledged)).await {
+            assert!(matches!(answer, Answer::TreeAdded { .. }), "{answer:?}");
+            acknowledged += 1;
+            if acknowledged == 100 {
+                disk.fill();
+                filled = true;
+            }
+            assert!(acknowledged < 1_500, "{store}: its disk is full, and it goes on and on");
+        }
+        assert!(filled, "{store}: it ended while there was room");
+        let (code, said) = end(&mut server.child).await;
+        assert!(code == 74 && said.contains("No space left") && said.contains("space"), "{store}: {code}: {said}");
+
+        // As long as it is full, it says so; what it has acknowledged stays where it is.
+        disk.fill();
+        let (code, said) = run(&dir, &["--insecure", "--listen", "127.0.0.1:0", "--store", store]).await;
+        assert!(code == 74 && said.contains("make room and start again"), "{store}: {code}: {said}");
+
+        disk.make_room();
+        let server = Server::start(&dir, &args).await;
+        let caller = Caller::new(&server.address);
+        let mut known: Vec<String> = caller.status().await.trees.into_iter().map(|t| t.name).collect();
+        known.sort();
+        for n in 0..acknowledged {
+            assert!(known.binary_search(&format!("tree-{n}")).is_ok(), "{store}: tree-{n} of {acknowledged} is lost");
+        }
+        assert!(known.len() <= acknowledged + 1, "{store}: besides, only the one that had no answer");
+        assert!(matches!(caller.command(add(acknowledged + 1)).await, Answer::TreeAdded { .. }), "{store}: it goes on");
+        server.kill_9();
+    }
 }
 
 #[tokio::test]
@@ -245,6 +294,41 @@ impl Drop for Server {
         // Only this child, and only if it still runs.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A filesystem of its own, with little room.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Program::new("mount").args(["-t", "tmpfs", "-o", "size=32m", "treelease-test"]).arg(dir.path()).status();
+        assert!(mounted.is_ok_and(|status| status.success()), "it needs root and `mount`, for a small filesystem of its own");
+        Self(dir)
+    }
+
+    fn filler(&self) -> std::path::PathBuf {
+        self.0.path().join("filler")
+    }
+
+    /// To the last page.
+    fn fill(&self) {
+        let mut file = std::fs::File::options().append(true).create(true).open(self.filler()).unwrap();
+        for block in [&[7; 1 << 20][..], &[7; 4_096], &[7; 1]] {
+            while file.write_all(block).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process that was just killed may not be gone yet.
+        let _ = Program::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }
 

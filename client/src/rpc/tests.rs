@@ -316,7 +316,7 @@ impl Lease for Fake {
         use crate::words::backup::{About, pieces, seal};
         use crate::words::time::WallTime;
         let cluster = self.0.cluster.clone();
-        let about = About { cluster, revision: 3, at: WallTime::UNKNOWN, trees: 0, version: "0".into() };
+        let about = About { cluster, revision: 3, at: WallTime::UNKNOWN, trees: 0, history: None, version: "0".into() };
         let text = seal(&about, &"x".repeat(70_000));
         let pieces = pieces(&text);
         let (tx, rx) = tokio::sync::mpsc::channel(8);

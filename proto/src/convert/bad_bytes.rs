@@ -76,6 +76,7 @@ proptest! {
             revision: 1,
             at: crate::time::WallTime::UNKNOWN,
             trees: 1,
+            history: None,
             version: "0.1.0".into(),
         };
         let whole = crate::backup::seal(&about, "{}");

@@ -118,6 +118,21 @@ impl Histories {
         self.rings.rekey(|id| trees.key(id).cloned());
     }
 
+    /// How long each tree's newest event is when it is written down, with what is between it and the next, all in all; then those before the
+    /// newest; and so on.
+    fn lengths(&self) -> serde_json::Result<Vec<usize>> {
+        let mut lengths = Vec::new();
+        for (tree, ring) in self.rings.iter() {
+            for (event, back) in ring.events(tree).zip((0..ring.len()).rev()) {
+                if lengths.len() <= back {
+                    lengths.resize(back + 1, 0);
+                }
+                lengths[back] += serde_json::to_vec(&event)?.len() + ",".len();
+            }
+        }
+        Ok(lengths)
+    }
+
     #[cfg(test)]
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -129,6 +144,25 @@ impl State {
     pub fn history(&self, tree: &TreeId, limit: usize) -> Vec<Event> {
         let Some(ring) = self.history.rings.get(tree) else { return Vec::new() };
         ring.newest(tree, if limit == 0 { ring.len() } else { limit })
+    }
+
+    /// How many of each tree's newest events there is room for in so many bytes of JSON.
+    pub fn history_within(&self, mut room: usize) -> serde_json::Result<usize> {
+        let fits = |of_all: &usize| {
+            let left = room.checked_sub(*of_all);
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        Ok(self.history.lengths()?.into_iter().take_while(fits).count())
+    }
+
+    /// The same with so many of each tree's newest events at most. Nothing is decided by them.
+    #[must_use]
+    pub fn with_history(mut self, newest: usize) -> Self {
+        for (_, ring) in self.history.rings.iter_mut() {
+            ring.forget(ring.len().saturating_sub(newest));
+        }
+        self
     }
 
     /// A side's word of what happened there. Taken even when the lease is not current: a late write is told late.

@@ -140,16 +140,21 @@ impl Ring {
 
     /// Forgets the oldest.
     pub(super) fn pop(&mut self) {
-        if self.len == 0 {
-            return;
-        }
+        self.forget(1);
+    }
+
+    /// Forgets so many of the oldest.
+    pub(super) fn forget(&mut self, oldest: usize) {
+        let oldest = oldest.min(self.len);
         let mut rest = self.bytes.as_slice();
         let mut used = Vec::new();
-        self.read(&mut rest, &mut |number| used.push(number));
+        for _ in 0..oldest {
+            self.read(&mut rest, &mut |number| used.push(number));
+        }
         let taken = self.bytes.len() - rest.len();
         used.into_iter().for_each(|number| self.texts[number].1 -= 1);
         self.bytes.drain(..taken);
-        self.len -= 1;
+        self.len -= oldest;
     }
 
     /// All of them, oldest first.
@@ -328,6 +333,8 @@ mod tests {
             let mut again = Ring::default();
             oracle.iter().for_each(|event| again.push(event, &mut Texts::default()));
             prop_assert!(again == ring, "whatever was there before");
+            again.forget(3);
+            prop_assert_eq!(again.events(&tree).collect::<Vec<_>>(), oracle.iter().skip(3).cloned().collect::<Vec<_>>());
             oracle.pop_back();
             let mut fewer = Ring::default();
             oracle.iter().for_each(|event| fewer.push(event, &mut Texts::default()));

@@ -16,8 +16,8 @@ use super::{Kind, damaged, files, record};
 use crate::failure::{Failure, Result};
 
 /// The layout of the data directory that this version writes and reads.
-const FORMAT: u32 = 2;
-/// The formats that are read. 1 had no journal before its store.
+const FORMAT: u32 = 3;
+/// The formats that are read. 1 had no journal before its store, 2 no salt in the journal's records.
 const READ: std::ops::RangeInclusive<u32> = 1..=FORMAT;
 /// The file's name.
 const FILE: &str = "identity";
@@ -105,7 +105,7 @@ impl Identity {
     }
 
     /// What is written from now on is of this version's format, and a version that does not know it refuses the directory: it would not see
-    /// the journal, and come up without commits that were acknowledged (I7).
+    /// the journal, or take it for a damaged one, and come up without commits that were acknowledged (I7).
     pub fn upgrade(&mut self, dir: &Path) -> Result<()> {
         if self.format != FORMAT {
             self.format = FORMAT;

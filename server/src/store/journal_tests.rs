@@ -55,7 +55,7 @@ impl Place {
     /// Something happens to one block.
     fn spoil(&self, block: usize) {
         let mut bytes = fs::read(self.file()).unwrap();
-        bytes[block * BLOCK + HEADER + 5] ^= 1;
+        bytes[block * BLOCK + LENGTH_OF + SALT + ORDER + 5] ^= 1;
         fs::write(self.file(), bytes).unwrap();
     }
     fn refused(&self) -> String {
@@ -228,4 +228,92 @@ fn a_commit_whose_sync_fails_is_no_commit() {
     journal.file = File::options().write(true).open("/dev/null").unwrap();
     assert!(journal.commit(&put(0, "x")).is_err());
     assert_eq!(journal.counts().read(), (0, 0));
+}
+
+/// A text whose record goes over four blocks, and has that one at the begin of its second.
+fn text_with_inside(forged: &[u8]) -> Vec<u8> {
+    let text = vec![b'x'; 3 * BLOCK];
+    let own = frame(&name(Some([0; SALT]), 1, 0), &WriteSet { puts: vec![(1, text.clone())], ..WriteSet::default() });
+    let begin = own.windows(BLOCK / 2).position(|part| part.iter().all(|byte| *byte == b'x')).unwrap();
+    [&text[..BLOCK - begin], forged, &text[BLOCK - begin + forged.len()..]].concat()
+}
+
+/// What a client may guess, and that which it cannot know.
+fn salts(journal: &Journaled<Memory>) -> [(Option<Salt>, bool); 4] {
+    [(None, false), (Some([0; SALT]), false), (Some(draw()), false), (Some(journal.salt), true)]
+}
+
+#[test]
+fn i7_a_record_in_a_clients_text_is_none_where_a_later_generation_goes_over_it() {
+    for which in 0..4 {
+        let place = Place::new(10);
+        let mut journal = place.open().unwrap();
+        let (salt, known) = salts(&journal)[which];
+        // The second record of the next generation.
+        let forged = frame(&name(salt, 2, 1), &put(9, "forged"));
+        journal.commit(&put(0, "zero")).unwrap();
+        journal.commit(&WriteSet { puts: vec![(1, text_with_inside(&forged))], ..WriteSet::default() }).unwrap();
+        (2..8).for_each(|index| journal.commit(&put(index, "x")).unwrap());
+        assert_eq!((journal.generation, journal.at), (2, 0), "the file was full");
+        // So long that the next one would begin where that text's second block lies.
+        journal.commit(&put(8, &"y".repeat(BLOCK))).unwrap();
+        assert_eq!(fs::read(place.file()).unwrap()[journal.at..][..BLOCK], forged, "it lies where the reader goes on");
+        let read = place.open().unwrap().load().unwrap().log;
+        assert_eq!(read.contains_key(&9), known, "{salt:?}; the control: who knew the salt could do it");
+        assert!(read.contains_key(&8), "what is the journal's own is there");
+    }
+}
+
+#[test]
+fn i7_a_record_in_a_clients_text_is_none_where_the_record_around_it_was_not_written_to_its_end() {
+    for which in 0..4 {
+        let place = Place::new(10);
+        let mut journal = place.open().unwrap();
+        let (salt, known) = salts(&journal)[which];
+        journal.commit(&put(0, "zero")).unwrap();
+        // Taken for a record, it would say that the one before it is lost.
+        let forged = frame(&name(salt, 1, 7), &put(9, "forged"));
+        journal.commit(&WriteSet { puts: vec![(1, text_with_inside(&forged))], ..WriteSet::default() }).unwrap();
+        place.spoil(1);
+        match place.open() {
+            Ok(mut again) => assert_eq!(contents(&mut again), ["zero"], "{salt:?}"),
+            Err(why) => assert!(known, "{salt:?}: {why}"),
+        }
+        assert_eq!(place.open().is_err(), known, "the control: who knew the salt could keep the node from starting");
+    }
+}
+
+#[test]
+fn i7_a_journal_without_a_salt_is_read_and_from_then_on_it_has_one() {
+    let place = Place::new(10);
+    place.behind.0.lock().unwrap().0.meta.insert(Meta::Journal, 3_u64.to_be_bytes().to_vec());
+    let earlier = |number, content| frame(&name(None, 3, number), &put(number, content));
+    let mut bytes = [earlier(0, "zero"), earlier(1, "one"), frame(&name(None, 2, 2), &put(9, "stale"))].concat();
+    bytes.resize(10 * BLOCK, 0);
+    fs::write(place.file(), &bytes).unwrap();
+    let before = place.behind.0.lock().unwrap().clone();
+    let mut journal = place.open().unwrap();
+    assert_eq!(contents(&mut journal), ["zero", "one"]);
+    journal.commit(&put(2, "two")).unwrap();
+    assert_eq!(contents(&mut place.open().unwrap()), ["zero", "one", "two"]);
+    let told = place.behind.0.lock().unwrap().0.meta[&Meta::Journal].clone();
+    assert_eq!(Begun::read(&told).unwrap(), Begun { generation: 5, salt: Some(journal.salt) });
+    // An earlier record of the same name lies in the first block of an empty generation: it is none.
+    bytes[..BLOCK].copy_from_slice(&frame(&name(None, 5, 0), &put(3, "forged")));
+    fs::write(place.file(), &bytes).unwrap();
+    assert_eq!(contents(&mut place.open().unwrap()), ["zero", "one", "two"]);
+    let mut journal = place.open().unwrap();
+    journal.commit(&put(3, "three")).unwrap();
+    *place.behind.0.lock().unwrap() = before;
+    assert!(place.refused().contains("has lost what it was given"));
+}
+
+#[test]
+fn what_is_no_word_about_a_generation_is_damage() {
+    for told in [&[][..], &[1; 7], &[1; 9], &[1; 23], &[1; 25]] {
+        assert!(Begun::read(told).is_err(), "{told:?}");
+    }
+    for begun in [Begun { generation: 7, salt: None }, Begun { generation: 8, salt: Some(draw()) }] {
+        assert_eq!(Begun::read(&begun.told().1).unwrap(), begun);
+    }
 }

@@ -30,7 +30,8 @@ const RECORDS_A_PAGE: usize = 2 * 17;
 /// A page that is too long for its segment goes to `blobs/`, which sled does not sync.
 const _: () = assert!(RECORDS_A_PAGE * VALUE_MAX < SEGMENT / 3);
 /// Room in the file that is reserved at a time, never beyond the segment that sled is in. Enough that few syncs pay for a file that
-/// grows; and what a node goes on with when its disk is full, so no more.
+/// grows; and what a node goes on with when its disk is full, so no more. Less than what a journal hands over at a time: on a full disk that fails,
+/// the node ends, and the journal keeps it until there is room.
 const RESERVE: u64 = 256 << 10;
 /// How often an open is tried while a database that this process has just closed still holds its file lock.
 const OPEN_TRIES: u32 = 40;

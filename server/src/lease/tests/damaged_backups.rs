@@ -135,7 +135,8 @@ fn restored(draws: &[Draw], changes: &[(Index, Change)]) -> Result<bool, TestCas
     for (at, change) in changes {
         state = changed(&state, *at, change);
     }
-    let about = About { cluster: cluster_id(1), revision: 0, at: WallTime::UNKNOWN, trees: 0, version: "test".into() };
+    let about =
+        About { cluster: cluster_id(1), revision: 0, at: WallTime::UNKNOWN, trees: 0, history: None, version: "test".into() };
     let mut new = other_cluster(2);
     let before = new.state.clone();
     let answer = upload(&mut new, &seal(&about, &state.to_string()));
@@ -173,7 +174,8 @@ proptest! {
 #[test]
 fn a_tree_of_which_the_backups_own_index_knows_nothing_is_no_tree() {
     let old = World::new();
-    let about = About { cluster: cluster_id(1), revision: 0, at: WallTime::UNKNOWN, trees: 1, version: "test".into() };
+    let about =
+        About { cluster: cluster_id(1), revision: 0, at: WallTime::UNKNOWN, trees: 1, history: None, version: "test".into() };
     for (field, bad) in [("names", json!({})), ("roots", json!({})), ("revision", json!(u64::MAX))] {
         let mut state = serde_json::to_value(&old.state).unwrap();
         state[field] = bad;

@@ -13,6 +13,7 @@ fn backup_of(world: &World) -> String {
         revision: world.state.revision(),
         at: WallTime::UNKNOWN,
         trees: world.state.trees().count() as u64,
+        history: None,
         version: "test".into(),
     };
     seal(&about, &serde_json::to_string(&world.state).unwrap())

@@ -1,7 +1,8 @@
 //! Many trees: what one costs in memory, and whether an operation takes longer because of the others.
 //!
 //! One node. The memory is read twice: after the operations, when what it took to make the trees has left its traces in the log and
-//! in the allocator; and after a restart, when there is nothing but the trees.
+//! in the allocator; and after a restart, when there is nothing but the trees. An entry of the log takes about as much memory after a
+//! restart as a tree does, so each row's node is killed soon after its log was cut: what a row has beyond the first is its trees.
 
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ use crate::hosts::Timer;
 const SIZES: [usize; 4] = [100, 1_000, 10_000, 100_000];
 /// Pairs of operations: each is two entries, and the log is cut after 5,000 of them, to the last 1,000.
 const PAIRS: usize = 3_500;
+/// Pairs after which the log has been cut once more: with up to 10,000 trees it is after 5,000 entries. With more that takes long, and
+/// then its entries are few beside the trees.
+const CUT_AFTER: usize = 2_600;
+/// Pairs until the store has forgotten what was cut off: a purge goes with the next entries, and to the store behind the journal with
+/// some 256 of them. Else the restart has it done, which takes some megabytes.
+const AFTER_THE_CUT: usize = 300;
 /// Memory of a tree, at most.
 const GOAL: &str = "≤ 2,048 bytes";
 
@@ -47,6 +54,7 @@ pub fn measure(settings: &Settings, ground: &Ground) -> anyhow::Result<String> {
             names.extend(new);
             let (took, spent) = operations(&service, &mut caller, &names, settings.size(PAIRS, 20)).await?;
             let grown = cost::memory(service.processes()[0])?;
+            until_cut(&service, &mut caller, &names, settings).await?;
             service.kill(0);
             service.start_again(0)?;
             // Asked by a command: a status of so many trees is larger than what a client takes.
@@ -70,6 +78,29 @@ pub fn measure(settings: &Settings, ground: &Ground) -> anyhow::Result<String> {
         }
         Ok(table.to_string())
     })
+}
+
+/// Goes on until the log was cut: it has its last entries then.
+async fn until_cut(
+    service: &Treelease,
+    caller: &mut <Treelease as Service>::Caller,
+    names: &[String],
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    let before = service.snapshot(0);
+    let mut left = settings.size(CUT_AFTER, 5);
+    for name in names.iter().cycle() {
+        if service.snapshot(0) != before {
+            left = left.min(AFTER_THE_CUT);
+        }
+        if left == 0 {
+            break;
+        }
+        caller.acquire(name).await?;
+        caller.release(name).await?;
+        left -= 1;
+    }
+    Ok(())
 }
 
 /// One client, at trees here and there: how long each pair took, and what it cost the node.

@@ -1,6 +1,8 @@
 //! The lease server, spoken to by the client's own library.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,6 +46,14 @@ impl Treelease {
     /// The same with more arguments.
     pub fn start_with(ground: &Ground, name: &str, nodes: usize, extra: &'static [&'static str]) -> anyhow::Result<Treelease> {
         Ok(Treelease { nodes: Nodes::start(ground, name, nodes, 1, command, extra)?, ids: Ids::default() })
+    }
+
+    /// The name of a node's newest snapshot; none: it has not made one yet.
+    pub fn snapshot(&self, node: usize) -> Option<OsString> {
+        let files = std::fs::read_dir(self.nodes.data(node).join("snapshots")).ok()?;
+        let names = files.filter_map(|file| Some(file.ok()?.file_name()));
+        // One that is being made has another ending.
+        names.filter(|name| Path::new(name).extension().is_some_and(|ending| ending == "snap")).max()
     }
 
     fn servers(&self, nodes: impl IntoIterator<Item = usize>) -> anyhow::Result<Servers> {

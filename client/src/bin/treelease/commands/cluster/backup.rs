@@ -64,11 +64,17 @@ pub async fn backup(ctx: &Ctx, args: BackupArgs) -> Result<u8, Failure> {
     if ctx.ui.json {
         ctx.ui.object(&json!({
             "schema": 1, "file": file, "cluster": about.cluster.to_string(), "revision": about.revision, "trees": about.trees,
+            "history": about.history,
         }));
         return Ok(0);
     }
     let (cluster, revision) = (&about.cluster, about.revision);
     ctx.ui.say(format!("{} has the state of cluster {cluster} at revision {revision}: {} trees.", file.display(), about.trees));
+    if let Some(newest) = about.history {
+        ctx.ui.say(format!(
+            "Of each tree's history it has the newest {newest} events: with more it would have over {BACKUP_MAX} bytes, the most that a backup takes."
+        ));
+    }
     Ok(0)
 }
 
@@ -89,7 +95,8 @@ pub async fn restore(ctx: &Ctx, args: RestoreArgs) -> Result<u8, Failure> {
     let cannot = |e: std::io::Error| Failure::io(format_args!("cannot read {file}"), &e);
     let len = std::fs::metadata(&args.file).map_err(cannot)?.len();
     if len > BACKUP_MAX as u64 {
-        return Err(Failure::new(Code::Storage, format!("{file} cannot be used: it has {len} bytes, {BACKUP_MAX} are the most")));
+        let why = format!("{file} cannot be used: it has {len} bytes, and no backup has more than {BACKUP_MAX}");
+        return Err(Failure::new(Code::Storage, why).hint("take another backup; nothing was changed"));
     }
     let bytes = std::fs::read(&args.file).map_err(cannot)?;
     let bad = |why: String| {
