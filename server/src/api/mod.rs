@@ -5,7 +5,7 @@
 //! | Do, History | `lease` |
 //! | Status, StatusInPieces | `status` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
-//! | many of them, over calls that stay open | `renewals` |
+//! | many of them, over calls that stay open | `renewals`; what is worked on over one: `under_way` |
 //! | Watch | `watch` |
 //! | Backup | `backup` |
 //! | ChangeMembers | `members` |
@@ -35,6 +35,7 @@ mod peers;
 mod renew;
 mod renewals;
 mod status;
+mod under_way;
 mod watch;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};

@@ -78,7 +78,13 @@ enum Look {
 #[derive(Default)]
 pub(super) struct Step {
     pub answered: Vec<wire::RenewalAnswered>,
-    pub later: Vec<BoxFuture<'static, Step>>,
+    pub later: Vec<Later>,
+}
+
+/// A renewal that waits for an outcome: that of its session's expiry, which is being decided.
+pub(super) struct Later {
+    pub tag: u64,
+    pub answer: BoxFuture<'static, wire::RenewalAnswered>,
 }
 
 impl Service {
@@ -122,7 +128,7 @@ impl Service {
                 match &confirmed {
                     Ok(Ok(())) if now < until => match self.find(&arrived) {
                         Found::Said(said) => step.answered.push(self.answered(tag, said)),
-                        found => step.later.push(self.clone().later(tag, until, arrived, found).boxed()),
+                        found => step.later.push(Later { tag, answer: self.clone().later(tag, until, arrived, found).boxed() }),
                     },
                     Ok(Err(e)) => step.answered.push(self.answered(tag, Err(Status::unavailable(e.to_string())))),
                     _ => step.answered.push(self.answered(tag, Err(too_late()))),
@@ -132,9 +138,9 @@ impl Service {
         }
     }
 
-    async fn later(self: Arc<Self>, tag: u64, until: Instant, arrived: Arrived, found: Found) -> Step {
+    async fn later(self: Arc<Self>, tag: u64, until: Instant, arrived: Arrived, found: Found) -> wire::RenewalAnswered {
         let said = timeout_at(until, self.outcome(&arrived, found)).await.unwrap_or_else(|_| Err(too_late()));
-        Step { answered: vec![self.answered(tag, said)], later: Vec::new() }
+        self.answered(tag, said)
     }
 
     /// One of some that another node is asked for.
@@ -146,7 +152,7 @@ impl Service {
     }
 
     /// One that fails is counted as a call of its own would be.
-    fn answered(&self, tag: u64, said: Result<wire::RenewAnswer, Status>) -> wire::RenewalAnswered {
+    pub(super) fn answered(&self, tag: u64, said: Result<wire::RenewAnswer, Status>) -> wire::RenewalAnswered {
         let word = match said {
             Ok(answer) => Word::Renewed(answer),
             Err(status) => {

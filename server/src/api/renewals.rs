@@ -4,7 +4,8 @@
 //! answered or failed by itself, counted. What the caller showed at the begin of its call is looked at again with every message,
 //! and so is the stamp of a node's: a token that was taken out of the file, and a node that was removed, are turned away at once.
 //! A message that is none, or has more than [`IN_MESSAGE_MAX`] in it, ends the call. While as many messages as the caller may have under
-//! way are worked on, no more is read: it waits in the caller's own window. A node that passes on is answered here or told
+//! way are worked on, no more is read: it waits in the caller's own window; those that wait for an expiry to be decided do not count
+//! to them ([`super::under_way`]), so they hold up nobody whose session lives. A node that passes on is answered here or told
 //! why not; nothing is passed on twice. Whoever ends its call ends what is under way on it; the node's end ends the call.
 //!
 //! It does not know what a renewal means.
@@ -13,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, FuturesUnordered};
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Status, Streaming};
@@ -23,14 +24,16 @@ use super::Service;
 use super::auth::Shown;
 use super::peers::turned_away;
 use super::renew::Step;
+use super::under_way::{Heard, Most, UnderWay};
 use crate::consensus::relay::IN_MESSAGE_MAX;
 use crate::fault::Fault;
 use crate::limits::Seat;
 
-/// Messages of a side that are worked on at the same time: a daemon has at most five renewals under way.
-const OF_A_SIDE_MAX: usize = 16;
-/// Messages of a node: each brings what lay in its queue.
-const OF_A_NODE_MAX: usize = 256;
+/// Of a side: a daemon has at most five renewals under way, and one session.
+const OF_A_SIDE: Most = Most { messages: 16, later: 16 };
+/// Of a node: each message brings what lay in its queue. So many sessions as may wait do not end at once where all is well; each of
+/// them looks again after every applied entry, some milliseconds for all.
+const OF_A_NODE: Most = Most { messages: 256, later: 4_096 };
 
 /// The answers of one call.
 pub type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -39,8 +42,8 @@ pub type Answers<T> = BoxStream<'static, Result<T, Status>>;
 pub(super) trait Speaker: Send + 'static {
     type Asked: Send + 'static;
     type Answered: Send + 'static;
-    /// Messages that are worked on at the same time.
-    const MOST: usize;
+    /// What is worked on at the same time.
+    const MOST: Most;
     fn read(&mut self, service: &Service, message: Self::Asked) -> Result<Vec<wire::RenewalAsked>, Status>;
     /// Carries it out, here or elsewhere.
     fn begin(service: &Arc<Service>, asked: Vec<wire::RenewalAsked>, begun: impl FnMut(BoxFuture<'static, Step>));
@@ -53,7 +56,7 @@ pub(super) struct OfASide;
 impl Speaker for OfASide {
     type Asked = wire::RenewalsAsked;
     type Answered = wire::RenewalsAnswered;
-    const MOST: usize = OF_A_SIDE_MAX;
+    const MOST: Most = OF_A_SIDE;
 
     fn read(&mut self, _: &Service, message: Self::Asked) -> Result<Vec<wire::RenewalAsked>, Status> {
         Ok(message.asked)
@@ -81,7 +84,7 @@ pub(super) struct OfANode {
 impl Speaker for OfANode {
     type Asked = wire::RenewalsForwarded;
     type Answered = wire::RenewalsReturned;
-    const MOST: usize = OF_A_NODE_MAX;
+    const MOST: Most = OF_A_NODE;
 
     fn read(&mut self, service: &Service, message: Self::Asked) -> Result<Vec<wire::RenewalAsked>, Status> {
         self.stamp = Some(service.api.consensus.let_in(message.stamp.as_ref()).map_err(turned_away)?);
@@ -117,7 +120,7 @@ impl Service {
             incoming: request.into_inner(),
             speaker,
             shown,
-            under_way: FuturesUnordered::new(),
+            under_way: UnderWay::new(S::MOST),
             over: Over::Not,
             closing,
             service: self,
@@ -140,7 +143,7 @@ struct Talk<S: Speaker> {
     incoming: Streaming<S::Asked>,
     speaker: S,
     shown: Shown,
-    under_way: FuturesUnordered<BoxFuture<'static, Step>>,
+    under_way: UnderWay,
     over: Over,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     service: Arc<Service>,
@@ -153,16 +156,16 @@ impl<S: Speaker> Talk<S> {
             if self.over == Over::All || self.over == Over::Asking && self.under_way.is_empty() {
                 return None;
             }
-            let reads = self.over == Over::Not && self.under_way.len() < S::MOST;
+            let reads = self.over == Over::Not && self.under_way.has_room();
             let heard = tokio::select! {
                 biased;
                 () = &mut self.closing => Err(Status::unavailable("the node is stopping; ask another one")),
-                Some(step) = self.under_way.next() => {
-                    self.under_way.extend(step.later);
-                    if step.answered.is_empty() {
+                Some(heard) = self.under_way.next() => {
+                    let answered = self.answered(heard);
+                    if answered.is_empty() {
                         continue;
                     }
-                    return Some(Ok(self.speaker.say(step.answered)));
+                    return Some(Ok(self.speaker.say(answered)));
                 }
                 message = self.incoming.message(), if reads => message,
             };
@@ -175,7 +178,7 @@ impl<S: Speaker> Talk<S> {
                 Err(status) => Err(status),
             };
             match asked {
-                Ok(asked) => S::begin(&self.service, asked, |begun| self.under_way.push(begun)),
+                Ok(asked) => S::begin(&self.service, asked, |begun| self.under_way.begin(begun)),
                 Err(status) => {
                     // Beyond the head nobody else counts it.
                     self.service.api.counts.answered(status.code() as usize);
@@ -184,6 +187,14 @@ impl<S: Speaker> Talk<S> {
                 }
             }
         }
+    }
+
+    /// With those that would have to wait, and have no room.
+    fn answered(&self, Heard { mut answered, no_room }: Heard) -> Vec<wire::RenewalAnswered> {
+        let why =
+            || Status::unavailable(format!("more than {} renewals wait for the outcome of expiries; ask again", S::MOST.later));
+        answered.extend(no_room.into_iter().map(|tag| self.service.answered(tag, Err(why()))));
+        answered
     }
 
     fn take(&mut self, message: S::Asked) -> Result<Vec<wire::RenewalAsked>, Status> {
