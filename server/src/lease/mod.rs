@@ -15,7 +15,7 @@
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
 //! | `fencing`, `trials` | fence agents: attempts, their ends, and the sides that were fenced; trying one |
-//! | `restarted` | a fenced side whose machine was restarted is let in |
+//! | `restarted` | a fenced side whose machine was restarted is let in, where the policy says so |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
