@@ -52,6 +52,16 @@ pub enum Fence {
     Exec(String),
 }
 
+/// What lets a side in again that a fence agent has cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unfence {
+    /// A person's word, with `treelease fence unfence`.
+    Manual,
+    /// A restart of its machine too, which its daemon tells. Only where no two machines have one `machine-id(5)` at a time.
+    Restart,
+}
+
 /// Who may be granted after an unclean end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Takeover {
@@ -88,6 +98,7 @@ pub struct Policy {
     #[serde(with = "millis")]
     pub grace: Duration,
     pub fence: Fence,
+    pub unfence: Unfence,
     #[serde(with = "millis")]
     pub dirty_max: Duration,
     #[serde(with = "millis")]
@@ -110,6 +121,7 @@ impl Default for Policy {
             on_close: OnClose::Refuse,
             grace: Duration::from_secs(5),
             fence: Fence::Manual,
+            unfence: Unfence::Manual,
             dirty_max: Duration::from_secs(1),
             flush_limit: Duration::from_secs(60),
             min_hold: Duration::from_secs(2),
@@ -121,7 +133,7 @@ impl Default for Policy {
 }
 
 /// Every key, in the order in which they are shown.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "mode",
     "first_write",
     "idle",
@@ -130,6 +142,7 @@ pub const KEYS: [&str; 14] = [
     "on_close",
     "grace",
     "fence",
+    "unfence",
     "dirty_max",
     "flush_limit",
     "min_hold",
@@ -198,6 +211,13 @@ impl Policy {
                     },
                 }
             }
+            "unfence" => {
+                self.unfence = match value {
+                    "manual" => Unfence::Manual,
+                    "restart" => Unfence::Restart,
+                    _ => return Err(one_of("manual, restart")),
+                }
+            }
             "takeover" => {
                 self.takeover = match value {
                     "any" => Takeover::Any,
@@ -256,6 +276,11 @@ impl Policy {
             }
             .into(),
             "fence" => self.fence.to_string(),
+            "unfence" => match self.unfence {
+                Unfence::Manual => "manual",
+                Unfence::Restart => "restart",
+            }
+            .into(),
             "takeover" => match &self.takeover {
                 Takeover::Any => "any".into(),
                 Takeover::Sides(sides) => sides.iter().map(SideName::as_str).collect::<Vec<_>>().join(","),
@@ -309,6 +334,7 @@ mod tests {
         }
         assert_eq!(policy, Policy::default());
         policy.set("fence", "exec:nas").unwrap();
+        policy.set("unfence", "restart").unwrap();
         policy.set("takeover", "a,b").unwrap();
         policy.set("checks", "fsck,quick_check").unwrap();
         let mut again = Policy::default();
@@ -326,6 +352,7 @@ mod tests {
             ("idle", "10"),
             ("nope", "1"),
             ("fence", "exec:"),
+            ("unfence", "always"),
             ("takeover", ""),
             ("grace", "48h"),
             ("dirty_max", "0s"),

@@ -32,13 +32,15 @@ pub enum Fault {
     OlderNode,
     /// As [`Fault::NoSync`], of the store behind the journal alone: the journal syncs (I7).
     NoStoreSync,
+    /// No rule: it says that it makes something else of the log, as a later build may.
+    OtherBuild,
     /// No rule: a journal so short that the store behind it gets its part often.
     SmallJournal,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::LocalReads,
         Fault::TimersGoOn,
         Fault::TermsForLeaderships,
@@ -51,6 +53,7 @@ impl Fault {
         Fault::ReuseIds,
         Fault::OlderNode,
         Fault::NoStoreSync,
+        Fault::OtherBuild,
         Fault::SmallJournal,
     ];
 
@@ -69,6 +72,7 @@ impl Fault {
             Fault::ReuseIds => "reuse_ids",
             Fault::OlderNode => "older_node",
             Fault::NoStoreSync => "no_store_sync",
+            Fault::OtherBuild => "other_build",
             Fault::SmallJournal => "small_journal",
         }
     }

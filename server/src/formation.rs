@@ -187,12 +187,20 @@ impl Former {
             used: self.consensus.state().node_ids().iter().copied().collect(),
             begun,
             complete: identity.initialized,
+            state_version: self.consensus.peers().state_version(),
         }
+    }
+
+    /// What a node says about itself, if its build makes the same of a log: another one forms nothing with this one, and is not taken in.
+    fn understand(&self, answer: wire::HelloAnswer) -> std::result::Result<Heard, String> {
+        self.consensus.peers().same_build(answer.node, answer.state_version)?;
+        understand(answer)
     }
 
     /// Who is at an address, for the leader that shall take it in.
     pub async fn newcomer(&self, addr: &str) -> Said {
-        let heard = self.consensus.network().hello(addr, self.consensus.node()).await.and_then(understand)?;
+        let heard = self.consensus.network().hello(addr, self.consensus.node()).await;
+        let heard = heard.and_then(|answer| self.understand(answer))?;
         let Heard { node, disk, set, formation, complete, .. } = heard;
         Ok(Newcomer { node, disk, cluster: formation.map(|formation| formation.cluster), set, complete })
     }
@@ -244,7 +252,7 @@ impl Former {
         let own = self.consensus.node();
         let asks = self.set.iter().filter(|(id, _)| **id != own).map(|(id, addr)| async move {
             let answer = self.consensus.network().hello(addr, own).await;
-            (*id, answer.and_then(understand))
+            (*id, answer.and_then(|answer| self.understand(answer)))
         });
         join_all(asks).await.into_iter().collect()
     }

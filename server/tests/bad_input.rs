@@ -105,6 +105,7 @@ fn proper(method: usize, cluster: &Cluster) -> Vec<u8> {
         disk: "somebody".into(),
         to: 1,
         to_disk: "nobody".into(),
+        state_version: treelease_server::lease::VERSION,
     });
     let vote = Some(wire::Vote { term: 1 << 20, node: 2, committed: true });
     let log_id = Some(wire::LogId { term: 1 << 20, node: 2, index: 1 << 20 });

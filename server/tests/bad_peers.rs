@@ -53,6 +53,7 @@ fn what_no_member_has_said_or_nobody_can_have_counted_is_turned_away_and_the_ter
             disk: hellos[from].disk.clone(),
             to: to as u64 + 1,
             to_disk: hellos[to].disk.clone(),
+            state_version: hellos[to].state_version,
         };
         let forged = [
             wire::Stamp { cluster: ClusterId::random().to_string(), ..good.clone() },
@@ -66,6 +67,8 @@ fn what_no_member_has_said_or_nobody_can_have_counted_is_turned_away_and_the_ter
             wire::Stamp { to: good.node, ..good.clone() },
             wire::Stamp { to_disk: good.disk.clone(), ..good.clone() },
             wire::Stamp { to_disk: String::new(), ..good.clone() },
+            wire::Stamp { state_version: good.state_version + 1, ..good.clone() },
+            wire::Stamp { state_version: 0, ..good.clone() },
         ];
         let vote = |term, committed| Some(wire::Vote { term, node: from as u64 + 1, committed });
         let log_id = |term, index| Some(wire::LogId { term, node: from as u64 + 1, index });
@@ -151,7 +154,8 @@ fn a_leader_believes_no_number_that_was_never_a_members() {
         let mut client = wire::raft_client::RaftClient::connect(format!("http://{}", node.address())).await.unwrap();
         let hello = client.hello(wire::HelloRequest { node: 77 }).await.unwrap().into_inner();
         let cluster = node.cluster().to_string();
-        let stamp = wire::Stamp { cluster, node: 77, disk: uuid_like(), to: 1, to_disk: hello.disk };
+        let stamp =
+            wire::Stamp { cluster, node: 77, disk: uuid_like(), to: 1, to_disk: hello.disk, state_version: hello.state_version };
         let term = node.consensus().gauges().term;
         let vote = Some(wire::Vote { term: term + 100, node: 77, committed: false });
         let last = Some(wire::LogId { term: term + 100, node: 77, index: 1 << 20 });

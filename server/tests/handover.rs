@@ -82,6 +82,7 @@ async fn a_node_stands_for_election_only_on_the_leaders_word() {
         disk,
         to: rest[0],
         to_disk: hello.disk.clone(),
+        state_version: hello.state_version,
     };
     let another = wire::TakeOverRequest { stamp: Some(stamp(rest[1], disk(rest[1]))) };
     let why = client.take_over(another).await.unwrap().into_inner().why_not;

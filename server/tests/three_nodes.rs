@@ -164,15 +164,16 @@ async fn a_node_of_another_cluster_or_another_disk_counts_for_nothing() {
 
     let mut client = RaftClient::connect(format!("http://{}", nodes.address(1))).await.unwrap();
     let hello = client.hello(wire::HelloRequest { node: 2 }).await.unwrap().into_inner();
-    let members = hello.formation.unwrap().members;
+    let (members, state_version) = (hello.formation.unwrap().members, hello.state_version);
     let disk = |id: u64| members.iter().find(|m| m.id == id).unwrap().disk.clone();
-    let good = wire::Stamp { cluster, node: 2, disk: disk(2), to: 1, to_disk: disk(1) };
+    let good = wire::Stamp { cluster, node: 2, disk: disk(2), to: 1, to_disk: disk(1), state_version };
     let vote = Some(wire::Vote { term: 0, node: 2, committed: false });
     for wrong in [
         wire::Stamp { cluster: ClusterId::random().to_string(), ..good.clone() },
         wire::Stamp { disk: "wiped".into(), ..good.clone() },
         wire::Stamp { to_disk: disk(3), ..good.clone() },
         wire::Stamp { node: 4, ..good.clone() },
+        wire::Stamp { state_version: state_version + 1, ..good.clone() },
     ] {
         let asked = wire::VoteRequest { stamp: Some(wrong.clone()), vote, last: None };
         assert_eq!(client.vote(asked).await.unwrap_err().code(), Code::FailedPrecondition, "{wrong:?}");

@@ -1,5 +1,5 @@
 //! A fence agent between two sides, as an operator sets it up (DESIGN 3, Fences): it cuts the old holder off, asks right before that
-//! whether it is still wanted, and lets it in again when a person says so.
+//! whether it is still wanted, and lets it in again when a person says so, or, where the owner has agreed to that, its machine's restart.
 //!
 //! The holder's guard has no lock on the marker here, so that nobody but agent and person can end the fence.
 
@@ -45,22 +45,22 @@ fn agent_in(world: &World) -> PathBuf {
 }
 
 impl Story {
-    fn begun() -> Story {
+    fn begun(policy: &[&str]) -> Story {
         let world = World::new();
         let _ = agent_in(&world);
-        let story = Story::in_world(world);
+        let story = Story::in_world(world, policy);
         wait_for(LONG, "the agent is run", || story.file("began").exists());
         assert_eq!(story.state(), "fencing", "the control: as long as the agent has not succeeded, nobody is let in");
         story
     }
 
     /// With the agent that is configured there.
-    fn in_world(world: World) -> Story {
+    fn in_world(world: World, policy: &[&str]) -> Story {
         let server = world.server();
         let mut a = world.side("workstation", &server).fault("no_lock");
         a.boots("machine", "boot-1");
         let b = world.side("pod", &server);
-        world.tree(&a, "dev", &quick(&["fence=exec:nas"]));
+        world.tree(&a, "dev", &quick(&[&["fence=exec:nas"], policy].concat()));
         a.mount("dev", &world.lower("dev"));
         b.mount("dev", &world.lower("dev"));
         a.ok(&["acquire", "dev"]);
@@ -96,7 +96,7 @@ impl Story {
 
 #[test]
 fn an_agent_cuts_the_old_holder_off_and_lets_it_in_again_when_a_person_says_so() {
-    let mut story = Story::begun();
+    let mut story = Story::begun(&[]);
     story.go();
     assert!(story.waiting.wait().unwrap().success());
     assert!(story.file("cut").exists() && story.told("fenced", "the agent `nas` has fenced workstation"));
@@ -117,8 +117,8 @@ fn an_agent_cuts_the_old_holder_off_and_lets_it_in_again_when_a_person_says_so()
 }
 
 #[test]
-fn a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word() {
-    let mut story = Story::begun();
+fn a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word_where_the_policy_says_so() {
+    let mut story = Story::begun(&["unfence=restart"]);
     story.go();
     assert!(story.waiting.wait().unwrap().success());
     story.b.ok(&["release", "dev"]);
@@ -137,8 +137,31 @@ fn a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word() 
 }
 
 #[test]
+fn where_the_policy_does_not_say_so_a_fenced_side_whose_machine_was_restarted_stays_out_until_a_person_says_so() {
+    let mut story = Story::begun(&[]);
+    story.go();
+    assert!(story.waiting.wait().unwrap().success());
+    story.b.ok(&["release", "dev"]);
+    let a = &mut story.a;
+    // Its daemon starts, and has no session for a moment.
+    wait_for(LONG, "its daemon has a session", || a.run(&["acquire", "dev", "-n"]).code != 69);
+    a.kill_daemon();
+    a.boots("machine", "boot-2");
+    // Refused by the servers, it has a session of the later boot: that of before has ended.
+    wait_for(LONG, "it has another session, and is refused", || {
+        let said = a.run(&["acquire", "dev", "-n"]);
+        said.code == 75 && said.stderr.contains("it gets nothing until `treelease fence unfence dev workstation")
+    });
+    assert_eq!(story.b.tree_status("dev")["fenced"][0]["unfencing"], false);
+    assert!(story.file("cut").exists() && !story.told("fencing", "its machine was restarted"));
+    story.b.ok(&["fence", "unfence", "dev", "workstation", "--reason", "it was switched off and on"]);
+    story.a.ok(&["acquire", "dev", "--wait", "5m"]);
+    assert!(!story.file("cut").exists() && story.told("unfenced", "given workstation its access back"));
+}
+
+#[test]
 fn an_agent_that_asks_in_the_last_moment_does_nothing_when_a_person_has_vouched() {
-    let mut story = Story::begun();
+    let mut story = Story::begun(&[]);
     story.b.ok(&["fence", "confirm", "dev", "--epoch", "1", "--reason", "I pulled its plug"]);
     assert!(story.waiting.wait().unwrap().success());
     story.go();
@@ -197,7 +220,7 @@ fn the_ready_made_agent_of_an_nfs_server_gives_the_old_holder_another_fsid_and_l
     assert!(by_hand.status.success(), "{by_hand:?}");
     let before = std::fs::read_to_string(&exported).unwrap();
 
-    let mut story = Story::in_world(world);
+    let mut story = Story::in_world(world, &[]);
     assert!(story.waiting.wait().unwrap().success());
     assert!(story.told("fenced", "the agent `nas` has fenced workstation"));
     let after = std::fs::read_to_string(&exported).unwrap();

@@ -88,8 +88,8 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
     ];
     let checks = btree_set(prop_oneof![Just(Check::QuickCheck), Just(Check::Fsck)], 0..3);
     let durations = vec((0..86_400_000u64).prop_map(Duration::from_millis), 7);
-    (mode, fence, takeover, checks, durations, vec(name(), 0..3), any::<bool>(), any::<bool>()).prop_map(
-        |(mode, fence, takeover, checks, d, sealed_read, acquire, refuse)| Policy {
+    (mode, fence, takeover, checks, durations, vec(name(), 0..3), any::<[bool; 3]>()).prop_map(
+        |(mode, fence, takeover, checks, d, sealed_read, [acquire, refuse, manual])| Policy {
             mode,
             first_write: if acquire { FirstWrite::Acquire } else { FirstWrite::Refuse },
             idle: d[0],
@@ -98,6 +98,7 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
             on_close: if refuse { OnClose::Refuse } else { OnClose::Wait },
             grace: d[3],
             fence,
+            unfence: if manual { Unfence::Manual } else { Unfence::Restart },
             dirty_max: d[4],
             flush_limit: d[5],
             min_hold: d[6],

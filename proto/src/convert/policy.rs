@@ -17,9 +17,14 @@ pub fn pairs_from_wire(pairs: Vec<KeyValue>) -> Result<Vec<(String, String)>, Ba
         .collect()
 }
 
+/// A key that sides of earlier builds do not know, and take no status with: it is said where it is not as it was for them.
+const LATER: &str = "unfence";
+
 /// Every key of a policy.
 pub(super) fn policy_to_wire(policy: &Policy) -> Vec<KeyValue> {
-    policy.pairs().into_iter().map(|(key, value)| KeyValue { key: key.into(), value }).collect()
+    let as_before = Policy::default().get(LATER);
+    let said = |(key, value): &(&str, String)| *key != LATER || Some(value) != as_before.as_ref();
+    policy.pairs().into_iter().filter(said).map(|(key, value)| KeyValue { key: key.into(), value }).collect()
 }
 
 /// A policy from its pairs; keys that are missing have their defaults.
@@ -49,6 +54,15 @@ mod tests {
         fn policy_pairs_come_back_as_they_went(pairs in arbitrary::pairs()) {
             prop_assert_eq!(pairs_from_wire(pairs_to_wire(&pairs)).unwrap(), pairs);
         }
+    }
+
+    #[test]
+    fn a_side_of_an_earlier_build_is_told_no_key_that_it_does_not_know_as_long_as_nobody_sets_it() {
+        let says = |policy: &Policy| policy_to_wire(policy).iter().any(|kv| kv.key == LATER);
+        let mut policy = Policy::default();
+        assert!(!says(&policy));
+        policy.set(LATER, "restart").unwrap();
+        assert!(says(&policy));
     }
 
     #[test]

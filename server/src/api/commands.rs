@@ -16,12 +16,13 @@ use tonic::Status;
 use treelease_proto::wire;
 use treelease_proto::wire::command_answered::Word;
 
-use super::talk::{Speaker, Step};
+use super::talk::Speaker;
+use super::under_way::{Most, Step};
 use super::{Service, time_given};
 use crate::limits::Seats;
 
-/// Commands of one call that are worked on at the same time; more wait in the caller's window.
-const UNDER_WAY_MAX: usize = 256;
+/// Commands of one call that are worked on at the same time; more wait in the caller's window. None waits for anything else.
+const OF_A_SIDE: Most = Most { messages: 256, later: 0 };
 
 /// A side.
 pub(super) struct Commands;
@@ -31,7 +32,7 @@ impl Speaker for Commands {
     type Answered = wire::CommandsAnswered;
     type One = wire::CommandAsked;
     type Said = wire::CommandAnswered;
-    const MOST: usize = UNDER_WAY_MAX;
+    const MOST: Most = OF_A_SIDE;
     const WHAT: &'static str = "commands";
     const LASTS: bool = true;
 
@@ -53,6 +54,10 @@ impl Speaker for Commands {
 
     fn say(&self, answered: Vec<wire::CommandAnswered>) -> Self::Answered {
         wire::CommandsAnswered { answered }
+    }
+
+    fn no_room(_: &Service, tag: u64) -> wire::CommandAnswered {
+        answered(tag, Err(Status::unavailable("too many commands wait; ask again")))
     }
 
     /// Each of them is told that it did not happen: a call that just ended would leave that open.

@@ -5,7 +5,7 @@
 //! | Do, History | `lease` |
 //! | Status, StatusInPieces | `status` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
-//! | many of them, over calls that stay open | `renewals`, `commands`; such a call itself: `talk` |
+//! | many of them, over calls that stay open | `renewals`, `commands`; such a call itself: `talk`, `under_way` |
 //! | Watch | `watch` |
 //! | Backup | `backup` |
 //! | ChangeMembers | `members` |
@@ -37,6 +37,7 @@ mod renew;
 mod renewals;
 mod status;
 mod talk;
+mod under_way;
 mod watch;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};

@@ -31,7 +31,8 @@ use treelease_proto::wire;
 use treelease_proto::wire::renewal_answered::Word;
 
 use super::nonce::{Arrival, Verdict};
-use super::{Service, talk, time_given};
+use super::under_way::{self, Later};
+use super::{Service, time_given};
 use crate::consensus::confirm::Asks;
 use crate::consensus::network::Lost;
 
@@ -73,7 +74,7 @@ enum Look {
     NotLeading,
 }
 
-type Step = talk::Step<wire::RenewalAnswered>;
+type Step = under_way::Step<wire::RenewalAnswered>;
 
 impl Service {
     /// Here if this node may lead, else at the leader's: its clock and its confirmation count, whoever was asked.
@@ -116,7 +117,7 @@ impl Service {
                 match &confirmed {
                     Ok(Ok(())) if now < until => match self.find(&arrived) {
                         Found::Said(said) => step.answered.push(self.answered(tag, said)),
-                        found => step.later.push(self.clone().later(tag, until, arrived, found).boxed()),
+                        found => step.later.push(Later { tag, answer: self.clone().later(tag, until, arrived, found).boxed() }),
                     },
                     Ok(Err(e)) => step.answered.push(self.answered(tag, Err(Status::unavailable(e.to_string())))),
                     _ => step.answered.push(self.answered(tag, Err(too_late()))),
@@ -126,9 +127,9 @@ impl Service {
         }
     }
 
-    async fn later(self: Arc<Self>, tag: u64, until: Instant, arrived: Arrived, found: Found) -> Step {
+    async fn later(self: Arc<Self>, tag: u64, until: Instant, arrived: Arrived, found: Found) -> wire::RenewalAnswered {
         let said = timeout_at(until, self.outcome(&arrived, found)).await.unwrap_or_else(|_| Err(too_late()));
-        Step { answered: vec![self.answered(tag, said)], later: Vec::new() }
+        self.answered(tag, said)
     }
 
     /// One of some that another node is asked for.
@@ -140,7 +141,7 @@ impl Service {
     }
 
     /// One that fails is counted as a call of its own would be.
-    fn answered(&self, tag: u64, said: Result<wire::RenewAnswer, Status>) -> wire::RenewalAnswered {
+    pub(super) fn answered(&self, tag: u64, said: Result<wire::RenewAnswer, Status>) -> wire::RenewalAnswered {
         let word = match said {
             Ok(answer) => Word::Renewed(answer),
             Err(status) => {

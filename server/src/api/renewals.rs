@@ -15,15 +15,17 @@ use treelease_proto::wire;
 
 use super::Service;
 use super::peers::turned_away;
-use super::talk::{self, Speaker};
+use super::talk::Speaker;
+use super::under_way::{self, Most};
 use crate::limits::Seats;
 
-/// Messages of a side that are worked on at the same time: a daemon has at most five renewals under way.
-const OF_A_SIDE_MAX: usize = 16;
-/// Messages of a node: each brings what lay in its queue.
-const OF_A_NODE_MAX: usize = 256;
+/// Of a side: a daemon has at most five renewals under way, and one session.
+const OF_A_SIDE: Most = Most { messages: 16, later: 16 };
+/// Of a node: each message brings what lay in its queue. So many sessions as may wait do not end at once where all is well; each of
+/// them looks again after every applied entry, some milliseconds for all.
+const OF_A_NODE: Most = Most { messages: 256, later: 4_096 };
 
-type Step = talk::Step<wire::RenewalAnswered>;
+type Step = under_way::Step<wire::RenewalAnswered>;
 
 /// A side.
 pub(super) struct OfASide;
@@ -33,7 +35,7 @@ impl Speaker for OfASide {
     type Answered = wire::RenewalsAnswered;
     type One = wire::RenewalAsked;
     type Said = wire::RenewalAnswered;
-    const MOST: usize = OF_A_SIDE_MAX;
+    const MOST: Most = OF_A_SIDE;
     const WHAT: &'static str = "renewals";
     const LASTS: bool = false;
 
@@ -55,6 +57,10 @@ impl Speaker for OfASide {
     fn say(&self, answered: Vec<wire::RenewalAnswered>) -> Self::Answered {
         wire::RenewalsAnswered { answered }
     }
+
+    fn no_room(service: &Service, tag: u64) -> wire::RenewalAnswered {
+        service.answered(tag, Err(too_many_wait(Self::MOST)))
+    }
 }
 
 /// Another node.
@@ -69,7 +75,7 @@ impl Speaker for OfANode {
     type Answered = wire::RenewalsReturned;
     type One = wire::RenewalAsked;
     type Said = wire::RenewalAnswered;
-    const MOST: usize = OF_A_NODE_MAX;
+    const MOST: Most = OF_A_NODE;
     const WHAT: &'static str = "renewals";
     const LASTS: bool = false;
 
@@ -89,4 +95,12 @@ impl Speaker for OfANode {
     fn say(&self, answered: Vec<wire::RenewalAnswered>) -> Self::Answered {
         wire::RenewalsReturned { stamp: self.stamp.clone(), answered }
     }
+
+    fn no_room(service: &Service, tag: u64) -> wire::RenewalAnswered {
+        service.answered(tag, Err(too_many_wait(Self::MOST)))
+    }
+}
+
+fn too_many_wait(most: Most) -> Status {
+    Status::unavailable(format!("more than {} renewals wait for the outcome of expiries; ask again", most.later))
 }

@@ -3,8 +3,9 @@
 //! Promises: each question is what a call of its own would be: worked on within its own time, answered or failed by itself, counted. What
 //! the caller showed at the begin of its call is looked at again with every message: a token that was taken out of the file opens
 //! nothing any more. A message that is none, or has more than [`IN_MESSAGE_MAX`] in it, ends the call. While as many as the caller may
-//! have under way are worked on, no more is read: it waits in the caller's own window. Whoever ends its call ends what is
-//! under way on it. When the node ends, nothing more is read.
+//! have under way are worked on, no more is read: it waits in the caller's own window; those that wait for an outcome do not count
+//! to them ([`super::under_way`]), so they hold up no others. Whoever ends its call ends what is under way on it. When the node ends,
+//! nothing more is read.
 //!
 //! It does not know what is asked: a [`Speaker`] does.
 
@@ -12,31 +13,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, FuturesUnordered};
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Status, Streaming};
 
 use super::Service;
 use super::auth::Shown;
+use super::under_way::{Heard, Most, Step, UnderWay};
 use crate::consensus::relay::IN_MESSAGE_MAX;
 use crate::fault::Fault;
 use crate::limits::{Seat, Seats};
 
 /// The answers of one call.
 pub type Answers<T> = BoxStream<'static, Result<T, Status>>;
-
-/// What there is to say of some questions, and what is still to come.
-pub(super) struct Step<T> {
-    pub answered: Vec<T>,
-    pub later: Vec<BoxFuture<'static, Step<T>>>,
-}
-
-impl<T> Default for Step<T> {
-    fn default() -> Self {
-        Self { answered: Vec::new(), later: Vec::new() }
-    }
-}
 
 /// Who calls, and how its messages are read and answered.
 pub(super) trait Speaker: Send + 'static {
@@ -48,8 +38,8 @@ pub(super) trait Speaker: Send + 'static {
     type One: Send + 'static;
     /// Its answer.
     type Said: Send + 'static;
-    /// Messages, or what [`Self::begin`] makes of them, that are worked on at the same time.
-    const MOST: usize;
+    /// What is worked on at the same time; messages: or what [`Self::begin`] makes of them.
+    const MOST: Most;
     /// What they are, for people.
     const WHAT: &'static str;
 
@@ -64,6 +54,8 @@ pub(super) trait Speaker: Send + 'static {
     fn refused(&self, _: Self::Asked, _: &Status) -> Option<Self::Answered> {
         None
     }
+    /// The word for one that would have to wait for its outcome, and has no room.
+    fn no_room(service: &Service, tag: u64) -> Self::Said;
     /// Whether what is under way is answered when the node ends: it may be carried out.
     const LASTS: bool;
 }
@@ -88,7 +80,7 @@ impl Service {
             incoming: request.into_inner(),
             speaker,
             shown,
-            under_way: FuturesUnordered::new(),
+            under_way: UnderWay::new(S::MOST),
             over: Over::Not,
             closing,
             service: self,
@@ -111,7 +103,7 @@ struct Talk<S: Speaker> {
     incoming: Streaming<S::Asked>,
     speaker: S,
     shown: Shown,
-    under_way: FuturesUnordered<BoxFuture<'static, Step<S::Said>>>,
+    under_way: UnderWay<S::Said>,
     over: Over,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     service: Arc<Service>,
@@ -124,7 +116,7 @@ impl<S: Speaker> Talk<S> {
             if self.over == Over::All || self.over == Over::Asking && self.under_way.is_empty() {
                 return None;
             }
-            let (open, room) = (self.over == Over::Not, self.under_way.len() < S::MOST);
+            let (open, room) = (self.over == Over::Not, self.under_way.has_room());
             let heard = tokio::select! {
                 biased;
                 () = &mut self.closing, if open || !S::LASTS => {
@@ -134,13 +126,13 @@ impl<S: Speaker> Talk<S> {
                     }
                     Err(Status::unavailable("the node is stopping; ask another one"))
                 }
-                Some(step) = self.under_way.next() => {
-                    let mut answered = self.go_on(step);
+                Some(heard) = self.under_way.next() => {
+                    let mut answered = self.answered(heard);
                     // What has ended meanwhile goes out with it.
                     while answered.len() < IN_MESSAGE_MAX
-                        && let Some(Some(step)) = self.under_way.next().now_or_never()
+                        && let Some(Some(heard)) = self.under_way.next().now_or_never()
                     {
-                        answered.extend(self.go_on(step));
+                        answered.extend(self.answered(heard));
                     }
                     if answered.is_empty() {
                         continue;
@@ -163,15 +155,16 @@ impl<S: Speaker> Talk<S> {
                 return Some(Ok(refused));
             }
             match self.take(message) {
-                Ok(asked) => S::begin(&self.service, asked, |begun| self.under_way.push(begun)),
+                Ok(asked) => S::begin(&self.service, asked, |begun| self.under_way.begin(begun)),
                 Err(status) => return self.fail(status),
             }
         }
     }
 
-    fn go_on(&mut self, step: Step<S::Said>) -> Vec<S::Said> {
-        self.under_way.extend(step.later);
-        step.answered
+    /// With those that would have to wait, and have no room.
+    fn answered(&self, Heard { mut answered, no_room }: Heard<S::Said>) -> Vec<S::Said> {
+        answered.extend(no_room.into_iter().map(|tag| S::no_room(&self.service, tag)));
+        answered
     }
 
     fn fail(&mut self, status: Status) -> Option<Result<S::Answered, Status>> {

@@ -4,7 +4,8 @@
 //! a member under the disk that the membership has for it: the current one, as this node's log has it, and before there is a
 //! log the one that the directory has promised itself to. So a wiped node's votes and answers are nobody's, nor are those of
 //! one that was removed; a request that reached another node than it was meant for changes nothing, and two clusters on
-//! swapped addresses never mix. Both ends check: the receiver the request, the sender the answer, against the very member that
+//! swapped addresses never mix; nor do nodes of two builds that make different things of one log, so that their states never differ
+//! unseen. Both ends check: the receiver the request, the sender the answer, against the very member that
 //! it asked. Before this directory belongs to a cluster, nobody may speak to it but with `Hello` and `Promise`.
 //!
 //! One exception, and why it is none to the promise: a node that was away while members came and went may know none of those
@@ -27,6 +28,7 @@ use treelease_proto::id::{ClusterId, NodeId};
 use treelease_proto::wire;
 
 use crate::fault::{Fault, Faults};
+use crate::lease;
 use crate::store::identity::{Formation, Identity, Member};
 use crate::telemetry::Counter;
 
@@ -183,7 +185,25 @@ impl Peers {
     /// In this node's name, to that one. `None`: there is no cluster yet.
     pub fn stamp(&self, to: NodeId, to_disk: &str) -> Option<wire::Stamp> {
         let cluster = self.read().as_ref()?.cluster.to_string();
-        Some(wire::Stamp { cluster, node: self.node, disk: self.disk.clone(), to, to_disk: to_disk.into() })
+        let state_version = self.state_version();
+        Some(wire::Stamp { cluster, node: self.node, disk: self.disk.clone(), to, to_disk: to_disk.into(), state_version })
+    }
+
+    /// What this build makes of the log.
+    pub fn state_version(&self) -> u32 {
+        lease::VERSION + u32::from(self.faults.has(Fault::OtherBuild))
+    }
+
+    /// Whether that node's build makes the same of the log as this one. The error says what to do.
+    pub fn same_build(&self, node: NodeId, state_version: u32) -> Result<(), String> {
+        match self.state_version() {
+            own if own == state_version => Ok(()),
+            own => Err(format!(
+                "node {node} is of another build than node {} (state version {state_version}, here {own}), and what they made of the log \
+                 would differ: all nodes of a cluster are of one build; stop all of them, and start all of the new one",
+                self.node
+            )),
+        }
     }
 
     /// Whether a message counts. The error says why not, for both logs.
@@ -231,7 +251,7 @@ impl Peers {
         }
     }
 
-    /// Of this cluster, meant for this node and this directory.
+    /// Of this cluster, meant for this node and this directory, and of a build like this one.
     fn for_us<'a>(&self, stamp: &wire::Stamp, known: Option<&'a Known>) -> Result<&'a Known, String> {
         let Some(known) = known else {
             return Err(format!("node {} with disk {} belongs to no cluster yet", self.node, self.disk));
@@ -253,6 +273,7 @@ impl Peers {
                 short(&stamp.to_disk)
             ));
         }
+        self.same_build(stamp.node, stamp.state_version)?;
         Ok(known)
     }
 

@@ -59,6 +59,28 @@ fn another_cluster_node_or_disk_counts_for_nothing() {
 }
 
 #[test]
+fn a_node_of_another_build_is_a_stranger_and_is_told_what_to_do() {
+    let formed = formation();
+    let (one, two) = (peers(1, Some(formed.clone())), peers(2, Some(formed.clone())));
+    let good = one.stamp(2, "disk-2").unwrap();
+    assert_eq!(good.state_version, lease::VERSION);
+    // A later build, and one of before there was such a number.
+    for state_version in [lease::VERSION + 1, 0] {
+        let stamp = wire::Stamp { state_version, ..good.clone() };
+        let why = two.check(Some(&stamp)).unwrap_err();
+        assert!(why.contains("node 1 is of another build than node 2") && why.contains("stop all of them"), "{why}");
+        assert!(!why.contains("  "), "{why}");
+        assert_eq!(two.check_answer(Some(&stamp), 1, "disk-1"), Err(why));
+    }
+    assert_eq!(two.answered_within(TOUCH), BTreeSet::new());
+    // Two of the other build hear each other.
+    let other = |node| Peers { faults: Faults::default().with(Fault::OtherBuild), ..peers(node, Some(formed.clone())) };
+    let stamp = other(1).stamp(2, "disk-2").unwrap();
+    assert_eq!(other(2).check(Some(&stamp)), Ok(1));
+    assert!(two.check(Some(&stamp)).is_err());
+}
+
+#[test]
 fn before_the_promise_nobody_may_speak() {
     let formed = formation();
     let (one, two) = (peers(1, Some(formed)), peers(2, None));

@@ -3,16 +3,19 @@
 //! Promises: an answer is given only to the renewal whose tag it names, and only if the stamp on it is that of the member that was
 //! asked (I7); no renewal is sent twice over the call. One whose call broke off, or that is not answered in its time, has no
 //! outcome: nothing is logged by a renewal, so that is the same as not to have asked (I5). What lies in the queue at one moment
-//! goes out in one message; nothing is held back for others to come. Another leader, another address or directory of the same
-//! one, or another token to show is another call; what is under way on the last one may still be answered. To a node of an
-//! earlier version, which does not know this call, each renewal goes as a call of its own.
+//! goes out in one message; nothing is held back for others to come. One that nobody waits for any more leaves the queue, is not sent,
+//! and takes no room in it; the time that one has waited there is not its time at the leader. Another leader, another address or
+//! directory of the same one, or another token to show is another call; what is under way on the last one may still be answered. To a
+//! node of an earlier version, which does not know this call, each renewal goes as a call of its own.
 //!
 //! It does not know what a renewal means, nor who leads: the caller says.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use treelease_proto::id::NodeId;
@@ -60,7 +63,9 @@ struct Way {
 #[derive(Clone)]
 struct Open {
     way: Way,
-    asks: mpsc::Sender<wire::RenewalAsked>,
+    queue: Arc<Queue>,
+    /// Tells that there is more in the queue; with the last of them the call ends.
+    more: mpsc::Sender<()>,
     waiting: Arc<Waiting>,
 }
 
@@ -123,10 +128,16 @@ impl Open {
     fn begin(network: &Network, way: Way) -> Result<Self, Lost> {
         let stamp = network.peers().stamp(way.leader, &way.member.disk);
         let stamp = stamp.ok_or_else(|| Lost::NotSent("there is no cluster yet".into()))?;
-        let (asks, queue) = mpsc::channel(WAITING_MAX);
-        let waiting = Arc::<Waiting>::default();
-        tokio::spawn(converse(network.clone(), way.clone(), messages(queue, stamp), waiting.clone()));
-        Ok(Self { way, asks, waiting })
+        let (open, asked) = Self::new(way, stamp);
+        tokio::spawn(converse(network.clone(), open.way.clone(), asked, open.waiting.clone()));
+        Ok(open)
+    }
+
+    /// One that nobody has called yet, and what is to be said over it.
+    fn new(way: Way, stamp: wire::Stamp) -> (Self, impl Stream<Item = wire::RenewalsForwarded> + Send + use<>) {
+        let (more, wakes) = mpsc::channel(1);
+        let queue = Arc::<Queue>::default();
+        (Self { way, queue: queue.clone(), more, waiting: Arc::default() }, messages(queue, wakes, stamp))
     }
 
     async fn renew(&self, renewal: wire::RenewRequest, limit: Duration) -> Result<Word, End> {
@@ -137,9 +148,11 @@ impl Open {
         })?;
         // The leader ends it at its limit; this side waits a little longer, for its word.
         let grace = Duration::from_millis(100).min(limit / 4);
-        let asked =
-            wire::RenewalAsked { tag: under_way.tag(), limit_ms: (limit - grace).as_millis() as u64, renewal: Some(renewal) };
-        self.asks.try_send(asked).map_err(|_| End::NotSent("the call to the leader has just ended".into()))?;
+        let _queued = self.queue.put(under_way.tag(), Queued { renewal, until: Instant::now() + (limit - grace) });
+        // A word that has not been heard yet stands for this one too.
+        if let Err(TrySendError::Closed(())) = self.more.try_send(()) {
+            return Err(End::NotSent("the call to the leader has just ended".into()));
+        }
         match timeout(limit, answer).await {
             Ok(word) => word.unwrap_or_else(|_| Err(End::Broke("the call to the leader broke off".into()))),
             Err(_) => Err(End::Broke(format!("no answer within {} ms", limit.as_millis()))),
@@ -147,12 +160,64 @@ impl Open {
     }
 }
 
+/// Renewals that are not sent yet, by their tags: each in the queue of somebody who waits for it, so no more than [`WAITING_MAX`].
+#[derive(Default)]
+struct Queue(Mutex<BTreeMap<u64, Queued>>);
+
+struct Queued {
+    renewal: wire::RenewRequest,
+    /// When its time at the leader is over.
+    until: Instant,
+}
+
+/// In the queue until it is sent or this is dropped.
+struct InQueue<'a>(&'a Queue, u64);
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Queued>> {
+        self.0.lock().expect("nothing panics while it holds the queue")
+    }
+
+    fn put(&self, tag: u64, queued: Queued) -> InQueue<'_> {
+        self.lock().insert(tag, queued);
+        InQueue(self, tag)
+    }
+
+    /// As many as fit into one message, the oldest first, each with what is left of its time; those that have none left are let go.
+    fn take(&self) -> Vec<wire::RenewalAsked> {
+        let (mut queue, mut asked, now) = (self.lock(), Vec::new(), Instant::now());
+        while asked.len() < IN_MESSAGE_MAX
+            && let Some((tag, Queued { renewal, until })) = queue.pop_first()
+        {
+            let limit_ms = until.saturating_duration_since(now).as_millis() as u64;
+            if limit_ms > 0 {
+                asked.push(wire::RenewalAsked { tag, limit_ms, renewal: Some(renewal) });
+            }
+        }
+        asked
+    }
+}
+
 /// What is in the queue, as messages; until nobody can put more into it.
-fn messages(queue: mpsc::Receiver<wire::RenewalAsked>, stamp: wire::Stamp) -> impl Stream<Item = wire::RenewalsForwarded> + Send {
-    stream::unfold((queue, stamp), |(mut queue, stamp)| async move {
-        let mut asked = Vec::new();
-        let some = queue.recv_many(&mut asked, IN_MESSAGE_MAX).await > 0;
-        some.then(|| (wire::RenewalsForwarded { stamp: Some(stamp.clone()), asked }, (queue, stamp)))
+fn messages(
+    queue: Arc<Queue>,
+    wakes: mpsc::Receiver<()>,
+    stamp: wire::Stamp,
+) -> impl Stream<Item = wire::RenewalsForwarded> + Send + use<> {
+    stream::unfold((queue, wakes, stamp), |(queue, mut wakes, stamp)| async move {
+        loop {
+            let asked = queue.take();
+            if !asked.is_empty() {
+                return Some((wire::RenewalsForwarded { stamp: Some(stamp.clone()), asked }, (queue, wakes, stamp)));
+            }
+            wakes.recv().await?;
+        }
     })
 }
 
@@ -203,3 +268,7 @@ fn end(waiting: &Waiting, end: End) {
         let _ = outcome.send(Err(end.clone()));
     }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

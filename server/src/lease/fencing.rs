@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use treelease_proto::command::{Answer, AttemptRef, Event, EventKind, Leadership, Outcome, Verb};
 use treelease_proto::epoch::Epoch;
 use treelease_proto::id::{SideName, TreeId, TreeName};
-use treelease_proto::policy::Fence;
+use treelease_proto::policy::{Fence, Unfence};
 use treelease_proto::refusal::Code;
 use treelease_proto::time::{format_duration, millis};
 use treelease_proto::tree::FencedSide;
@@ -43,7 +43,7 @@ pub struct Fenced {
     pub open: Vec<Open>,
     /// An attempt did something to it, or may have.
     pub touched: bool,
-    /// An operator has vouched that it may have its access back, or its machine was restarted since.
+    /// An operator has vouched that it may have its access back, or its machine was restarted since and the policy takes that for one.
     pub unfence: bool,
     /// Where that lease was written from, if known.
     #[serde(default)]
@@ -120,7 +120,8 @@ impl Tree {
             }
             false => {
                 // Whose machine is not known cannot show that it was restarted.
-                let restart = if fenced.kernel.is_some() { "its machine is restarted, or " } else { "" };
+                let shows = self.policy.unfence == Unfence::Restart && fenced.kernel.is_some();
+                let restart = if shows { "its machine is restarted, or " } else { "" };
                 format!(
                     "{side} was fenced on {name} by the agent `{agent}` after epoch {epoch}: it gets nothing until {restart}`treelease \
                      fence unfence {name} {side} --reason …`"

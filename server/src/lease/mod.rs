@@ -15,7 +15,7 @@
 //! | `tree` | one tree, and the only transitions that it has; the only caller of `Epoch::next` |
 //! | `acquire`, `ending` | how a lease begins, how it ends |
 //! | `fencing`, `trials` | fence agents: attempts, their ends, and the sides that were fenced; trying one |
-//! | `restarted` | a fenced side whose machine was restarted is let in |
+//! | `restarted` | a fenced side whose machine was restarted is let in, where the policy says so |
 //! | `queue` | who waits, in which order |
 //! | `session` | sessions, and the proof by which a restarted daemon goes on |
 //! | `restore` | another cluster's backup; a tree lifted above what the storage has seen |
@@ -71,6 +71,11 @@ pub use status::Holdings;
 pub use tree::{Cooling, Ended, Fencing, Held, How, Tree, TreeState};
 pub use trials::TrialDue;
 
+/// What this build makes of a log: one more whenever the same entries would make another state, or another answer, than before (a command
+/// or a field that was not there, another rule). Nodes whose builds differ in it are strangers to each other ([`crate::consensus::peers`]):
+/// else what an older one drops would be missing in its state, and in the log that it hands on. Builds of before there was this
+/// number say 0.
+pub const VERSION: u32 = 1;
 /// Most trees: a snapshot of so many still fits into memory several times over.
 pub const MAX_TREES: usize = 100_000;
 /// Most sessions, one per side: at TTL/5 each, what one leader can confirm.

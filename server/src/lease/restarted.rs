@@ -1,15 +1,17 @@
 //! A fenced side whose machine has been restarted since: its daemon has shown that its lower mount is fresh, so it is let in without a
-//! person's word (DESIGN 3, Fences).
+//! person's word, where the tree's policy says so (`unfence=restart`; DESIGN 3, Fences).
 //!
-//! It promises that this word is taken for shown only by a session of that very side, of the machine whose lease was fenced, under
-//! another boot id than that lease had, and neither kernel being one of which there is a copy. *Why that is enough:* what had not
-//! been sent lay in the memory of the kernel that wrote it, and a machine runs one kernel after the other. *What that assumes:* that no
-//! two machines have one machine-id at the same time. A virtual machine that is started anew on another host while its first host is
-//! only cut off, one that goes back to a memory image, and machines made of one image break it; where that may be, the agent
-//! must end what was open before (a new `fsid=` for each epoch), as it should anyway. *Why the machine counts
-//! and not the side:* a side can be opened on another machine (a rebuilt pod) while the old one, cut off, still has what it has not
-//! sent; the new mount is fresh, the old one is not, and what lets the side in may let both in. *Why not a new mount of the same
-//! kernel:* one that was detached (`umount -l`) keeps its pages and is seen by nobody. There a person says so.
+//! It promises that nobody is let in where the tree's owner has not agreed to what this rests on; and that the word is taken for shown
+//! only by a session of that very side, of the machine whose lease was fenced, under another boot id than that lease had, and neither
+//! kernel being one of which there is a copy. *Why that is enough:* what had not been sent lay in the memory of the kernel that wrote it,
+//! and a machine runs one kernel after the other. *What that assumes:* that no two machines have one machine-id at the same time. A
+//! virtual machine that is started anew on another host while its first host is only cut off, one that goes back to a memory image, and
+//! machines made of one image break it; where that may be, the agent must end what was open before (a new `fsid=` for each epoch), as
+//! it should anyway. *Why only with the policy:* the servers cannot see whether that holds, and where it does not, two sides write; so
+//! by default a person says so, who can look. *Why the machine counts and not the side:* a side can be opened on another machine (a
+//! rebuilt pod) while the old one, cut off, still has what it has not sent; the new mount is fresh, the old one is not, and what lets
+//! the side in may let both in. *Why not a new mount of the same kernel:* one that was detached (`umount -l`) keeps its pages and is
+//! seen by nobody. There a person says so.
 //!
 //! It undoes nothing itself: it gives the word that a person gives with `treelease fence unfence`, and the agent does the rest
 //! ([`super::fencing`]), not before every attempt to fence is over.
@@ -17,6 +19,7 @@
 use serde::{Deserialize, Serialize};
 use treelease_proto::command::{AttemptRef, EventKind, OpenSession};
 use treelease_proto::id::{SideName, TreeId};
+use treelease_proto::policy::Unfence;
 
 use super::history::Context;
 use super::{State, cut};
@@ -82,9 +85,9 @@ impl State {
         }
     }
 
-    /// Whether that side is shut out, nobody has said yet that it may be let in, and its daemon has shown it.
+    /// Whether that side is shut out, nobody has said yet that it may be let in, its daemon has shown it, and that is enough here.
     fn has_shown(&self, id: &TreeId, side: &SideName) -> bool {
-        let Some(tree) = self.trees.get(id) else { return false };
+        let Some(tree) = self.trees.get(id).filter(|tree| tree.policy.unfence == Unfence::Restart) else { return false };
         let Some(fenced) = tree.fenced.get(side).filter(|fenced| fenced.touched && !fenced.unfence) else { return false };
         // First that has to end, as for a person.
         if tree.is_fencing(side) {

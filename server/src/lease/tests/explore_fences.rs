@@ -18,7 +18,7 @@ fn fencing(fault: Fault) -> Node {
     first.state.fault = fault;
     let mut node = Node { state: first.state, oracle: Oracle::default() };
     let way: [fn(&State) -> Command; 7] = [
-        |_| Command::SetPolicy { tree: tree_id(1), policy: pairs(&[("fence", "exec:nas")]) },
+        |_| Command::SetPolicy { tree: tree_id(1), policy: pairs(&[("fence", "exec:nas"), ("unfence", "restart")]) },
         |_| Command::OpenSession(OpenSession { machine: "m".into(), ..open_of("a", session(0)) }),
         |_| Command::OpenSession(open_of("b", session(1))),
         |_| Command::Acquire(Acquire { place: kernel("k"), ..acquire_of(&tree_id(1), &session(0)) }),

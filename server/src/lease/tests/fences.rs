@@ -9,10 +9,11 @@ fn fencing() -> (World, SessionId) {
     fencing_on("")
 }
 
-/// The same, `a` on that machine, in the boot `boot-a`.
+/// The same, `a` on that machine, in the boot `boot-a`; a restart of it is enough to be let in.
 fn fencing_on(machine: &str) -> (World, SessionId) {
     let mut world = World::new();
     assert_eq!(world.set("fence", "exec:nas"), Answer::Done);
+    assert_eq!(world.set("unfence", "restart"), Answer::Done);
     let a = boots(&mut world, 1, machine, "boot-a");
     let b = world.open("b", 2);
     world.granted(&a);
@@ -29,6 +30,22 @@ fn boots(world: &mut World, session: u64, machine: &str, boot: &str) -> SessionI
     let open = OpenSession { machine: machine.into(), boot: boot.into(), ..open_of("a", session_id(session)) };
     assert!(matches!(world.run(Command::OpenSession(open)), Answer::Opened { .. }));
     session_id(session)
+}
+
+/// `a`, on that machine, was fenced, and the tree is free again.
+fn shut_out(machine: &str, policy: &str) -> World {
+    let (mut world, b) = fencing_on(machine);
+    assert_eq!(world.set("unfence", policy), Answer::Done);
+    begin(&mut world, 1, Verb::Fence);
+    assert_eq!(end(&mut world, 1, Outcome::Succeeded), Answer::Done);
+    let lease = LeaseRef { tree: tree_id(1), session: b, epoch: Epoch::from_raw(2) };
+    assert_eq!(world.release(&lease), Answer::Done);
+    world
+}
+
+/// What `a` is told that does not wait.
+fn turned_away(world: &mut World, a: &SessionId) -> String {
+    refusal(world.run(Command::Acquire(Acquire { no_wait: true, ..acquire_of(&tree_id(1), a) }))).message
 }
 
 fn of(number: u32) -> AttemptRef {
@@ -360,6 +377,40 @@ fn i2_a_fenced_side_whose_machine_was_restarted_is_let_in_without_a_persons_word
     assert_eq!(end(&mut world, 3, Outcome::Succeeded), Answer::Done);
     assert_eq!(world.kinds(), [EventKind::Unfenced]);
     assert!(world.status().fenced.is_empty());
+}
+
+#[test]
+fn i2_where_the_policy_does_not_say_so_a_side_whose_machine_was_restarted_is_let_in_by_a_persons_word_only() {
+    let mut world = shut_out("m", "manual");
+    let a = boots(&mut world, 20, "m", "later");
+    assert_eq!((world.kinds(), due(&world)), (vec![], vec![]));
+    let said = turned_away(&mut world, &a);
+    assert!(said.contains("it gets nothing until `treelease fence unfence dev a"), "{said}");
+    world.expire(&a);
+    boots(&mut world, 21, "m", "later still");
+    assert_eq!((world.kinds(), due(&world)), (vec![], vec![]), "nor by another restart");
+    let (tree, side, reason) = (tree_id(1), side("a"), "its host is off".to_owned());
+    let vouched = Command::Unfence { tree, side, epoch: Epoch::from_raw(1), reason, by_hand: false };
+    assert_eq!(world.run(vouched), Answer::Done);
+    assert_eq!(due(&world), [(2, Verb::Unfence, 0)], "a person's word lets it in");
+    // The owner's word does, for those that have shown it before too.
+    let mut world = shut_out("m", "manual");
+    boots(&mut world, 20, "m", "later");
+    assert_eq!((world.set("unfence", "restart"), due(&world)), (Answer::Done, vec![(2, Verb::Unfence, 0)]));
+    // Nobody's policy says so by itself.
+    let world = World::new();
+    assert_eq!(world.status().policy.get("unfence").as_deref(), Some("manual"));
+}
+
+#[test]
+fn who_is_shut_out_is_told_of_the_way_back_by_a_restart_only_where_there_is_one() {
+    for (policy, machine, by_restart) in [("restart", "m", true), ("restart", "", false), ("manual", "m", false)] {
+        let mut world = shut_out(machine, policy);
+        let a = boots(&mut world, 10, machine, "boot-a");
+        let said = turned_away(&mut world, &a);
+        assert!(said.contains("treelease fence unfence dev a"), "{said}");
+        assert_eq!(said.contains("its machine is restarted"), by_restart, "{policy} {machine:?}: {said}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use treelease_proto::policy::Fence;
+use treelease_proto::policy::{Fence, Unfence};
 
 /// Where somebody writes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,7 +62,7 @@ struct Shut {
     last: u32,
     /// It may be shut out.
     done: bool,
-    /// Somebody vouched that it may be let in, or its machine was seen in a later boot.
+    /// Somebody vouched that it may be let in, or its machine was seen in a later boot, where that is enough.
     wish: bool,
     /// Machine and boot of the lease that was fenced, if known.
     kernel: Option<(String, String)>,
@@ -95,7 +95,9 @@ impl Oracle {
             let was = before.tree_status(id);
             let book = self.0.entry(id.clone()).or_insert_with(|| Book::begins(&now, command, after));
             book.command(id, command, answer, was.as_ref(), before)?;
-            book.see_restarts(after);
+            if now.policy.unfence == Unfence::Restart {
+                book.see_restarts(after);
+            }
             book.look(id, command, &now, after).map_err(|e| format!("{}: {e}; {command:?} -> {answer:?}", now.name))?;
         }
         Ok(())

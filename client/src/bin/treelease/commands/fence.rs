@@ -41,10 +41,13 @@ enum FenceCommand {
     Test(TestArgs),
     /// Give a fenced side its access back
     ///
-    /// A side that a fence agent was run against gets nothing of the tree until this, or until its machine is restarted, which its daemon
-    /// shows by itself where it knows the machine (not in a container). Only after such a restart, or when its mount of the storage was
-    /// taken away and made anew: what it had not sent before would land on top of the others' work. The
+    /// A side that a fence agent was run against gets nothing of the tree until this. Only after its machine was restarted, or when its
+    /// mount of the storage was taken away and made anew: what it had not sent before would land on top of the others' work. The
     /// agent is run with the verb `unfence`, again and again until it succeeds; `treelease history` tells how it goes.
+    ///
+    /// With the policy `unfence=restart` a restart is enough, which its daemon tells by itself where it knows the machine (not in a
+    /// container). Only where no two machines have one machine-id at a time: no clones, and none that is started anew on another host
+    /// while its first host may only be cut off. There two sides would write.
     Unfence(UnfenceArgs),
     /// For fence agents: whether this attempt still stands
     ///
