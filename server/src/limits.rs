@@ -6,7 +6,7 @@
 //! | `waiters` | of one tree | is refused by the leader |
 //! | `watches` | streams of events from this node | is refused |
 //! | `connections` | to this node, other nodes' too | is closed at once |
-//! | as many | calls to this node over which renewals come | is refused; renewals by calls of their own are not |
+//! | as many | calls to this node over which renewals come, and over which commands do | is refused; those by calls of their own are not |
 //! | `streams`, `calls` | of one connection: open at the same time; worked on at the same time | waits |
 //!
 //! Promises: what is not said has the value that this version is made and tested for; a value outside its range, and a key for

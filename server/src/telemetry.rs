@@ -49,9 +49,11 @@ pub struct Telemetry {
     pub connections_refused: Counter,
     /// Calls over which renewals come, of sides and of other nodes, that are open.
     pub renewal_streams: Arc<Seats>,
+    /// Calls over which commands come that are open.
+    pub command_streams: Arc<Seats>,
     /// Commands of callers that a configured limit refused.
     pub limited: Counter,
-    /// Calls, of callers and of other nodes, that this node answered with a failure, and renewals among others: by gRPC's number
+    /// Calls, of callers and of other nodes, that this node answered with a failure, and renewals and commands among others: by gRPC's number
     /// of it.
     failed: [Counter; FAILURES.len()],
 }
@@ -141,6 +143,8 @@ impl Scrape<'_> {
         page.gauge("treelease_connections", "connections to this node, other nodes' too", c.connections.taken() as u64);
         let streams = c.renewal_streams.taken() as u64;
         page.gauge("treelease_renewal_streams", "open calls over which renewals come, of sides and other nodes", streams);
+        let streams = c.command_streams.taken() as u64;
+        page.gauge("treelease_command_streams", "open calls over which commands of sides come", streams);
         let help = "connections that were closed at once, because there were too many";
         page.counter("treelease_connections_refused_total", help, c.connections_refused.get());
         page.counter("treelease_limited_commands_total", "commands refused by [limits] of this leader's", c.limited.get());

@@ -25,11 +25,12 @@ use treelease_proto::id::{ClusterId, RequestKey, SessionId, TreeId, TreeName};
 use treelease_proto::wire;
 use watched::{Cluster, add_tree};
 
-const LEASE: [&str; 9] = ["Do", "Renew", "Renewals", "Status", "History", "Watch", "Backup", "ChangeMembers", "StatusInPieces"];
+const LEASE: [&str; 10] =
+    ["Do", "Commands", "Renew", "Renewals", "Status", "History", "Watch", "Backup", "ChangeMembers", "StatusInPieces"];
 const RAFT: [&str; 8] = ["Hello", "Promise", "Append", "Vote", "Snapshot", "Forward", "ForwardRenewals", "TakeOver"];
 /// As `server/src/api` has it.
 const MESSAGE_MAX: usize = 64 * 1024;
-/// Renewals in one message, as `server/src/consensus/relay.rs` has it.
+/// Renewals, and commands, in one message, as `server/src/consensus/relay.rs` has it.
 const IN_MESSAGE_MAX: usize = 256;
 
 fn path_of(method: usize) -> String {
@@ -60,15 +61,15 @@ fn meaning(method: usize, message: &[u8]) -> Meaning {
     }
     let harmless = |read: bool| if read { Meaning::Harmless } else { Meaning::None };
     match path_of(method).rsplit('/').next().unwrap() {
-        "Do" => {
-            let Some(request) = read::<wire::DoRequest>(message) else { return Meaning::None };
-            let command = request.command.and_then(|command| Command::try_from(command).ok());
-            match (request.request_key.parse::<RequestKey>(), command) {
-                (Ok(_), Some(command)) if command.servers_own().is_none() => Meaning::Word,
-                (Ok(_), Some(_)) => Meaning::Harmless,
-                _ => Meaning::None,
+        "Do" => read::<wire::DoRequest>(message).map_or(Meaning::None, of_command),
+        // One that fails, fails by itself.
+        "Commands" => match read::<wire::CommandsAsked>(message) {
+            Some(message) if message.asked.len() <= IN_MESSAGE_MAX => {
+                let is_word = |one: wire::CommandAsked| matches!(one.command.map(of_command), Some(Meaning::Word));
+                if message.asked.into_iter().any(is_word) { Meaning::Word } else { Meaning::Harmless }
             }
-        }
+            _ => Meaning::None,
+        },
         "ChangeMembers" => match read::<wire::MembersRequest>(message) {
             Some(request) if request.change.is_some() => Meaning::Word,
             _ => Meaning::None,
@@ -90,6 +91,15 @@ fn meaning(method: usize, message: &[u8]) -> Meaning {
     }
 }
 
+fn of_command(request: wire::DoRequest) -> Meaning {
+    let command = request.command.and_then(|command| Command::try_from(command).ok());
+    match (request.request_key.parse::<RequestKey>(), command) {
+        (Ok(_), Some(command)) if command.servers_own().is_none() => Meaning::Word,
+        (Ok(_), Some(_)) => Meaning::Harmless,
+        _ => Meaning::None,
+    }
+}
+
 /// Proper messages of each method, of strangers where they must be a node's.
 fn proper(method: usize, cluster: &Cluster) -> Vec<u8> {
     let (session, tree) = (cluster.session.clone(), cluster.tree.clone());
@@ -107,6 +117,10 @@ fn proper(method: usize, cluster: &Cluster) -> Vec<u8> {
     let formation = Some(wire::Formation { cluster: ClusterId::random().to_string(), members: vec![member; 3] });
     match path_of(method).rsplit('/').next().unwrap() {
         "Do" => do_request(&acquire(&tree, &session)).encode_to_vec(),
+        "Commands" => {
+            let one = |tag| wire::CommandAsked { tag, limit_ms: 9, command: Some(do_request(&acquire(&tree, &session))) };
+            wire::CommandsAsked { asked: vec![one(1), one(2), one(3)] }.encode_to_vec()
+        }
         // Of nobody: a session's own may show that there is a copy of it.
         "Renew" => {
             let session = SessionId::random().to_string();
@@ -189,7 +203,7 @@ fn send(
 
 /// What a whole body means: its first message counts.
 fn of_body(method: usize, body: &[u8]) -> Meaning {
-    if body.is_empty() && path_of(method).ends_with("Renewals") {
+    if body.is_empty() && ["Renewals", "Commands"].iter().any(|many| path_of(method).ends_with(many)) {
         // A call that could have brought many, and brings none.
         return Meaning::Harmless;
     }
@@ -300,6 +314,13 @@ fn fields_that_are_too_large_too_many_or_too_deep_are_refused() {
         (lease, "Do", policy(5_000)),
         (lease, "Do", piece(32 * 1024 + 1)),
         (lease, "Do", deep.clone()),
+        (lease, "Commands", deep.clone()),
+        (
+            lease,
+            "Commands",
+            wire::CommandsAsked { asked: vec![wire::CommandAsked::default(); IN_MESSAGE_MAX + 1] }.encode_to_vec(),
+        ),
+        (lease, "Commands", vec![0; MESSAGE_MAX + 1]),
         (lease, "Renew", deep.clone()),
         (lease, "Renewals", deep.clone()),
         (lease, "Renewals", wire::RenewalsAsked { asked: vec![renewal_of_nobody(); IN_MESSAGE_MAX + 1] }.encode_to_vec()),

@@ -1,7 +1,7 @@
-//! Over which call renewals go, and what becomes of them when it breaks.
+//! Over which call renewals and commands go, and what becomes of them when it breaks.
 
 use super::super::CallError;
-use super::super::tests::{StaysOpen, fake_line, renewal, serve, servers};
+use super::super::tests::{StaysOpen, command, fake_line, renewal, serve, servers};
 use super::*;
 
 /// Far above what a busy machine needs for an answer.
@@ -85,4 +85,57 @@ async fn a_renewal_that_fails_ends_nothing_and_takes_no_answer_of_another_one() 
 
 fn is_no_quorum<T>(renewed: &Result<T, CallError>) -> bool {
     matches!(renewed, Err(CallError::Unreachable { last, .. }) if last == "no quorum")
+}
+
+#[tokio::test]
+async fn commands_to_one_server_go_over_one_call_and_a_long_one_by_itself() {
+    let fake = fake_line(StaysOpen::Yes);
+    let servers = servers(vec![serve(&fake).await], MILLIS);
+    for _ in 0..5 {
+        servers.do_command("test", None, command()).await.unwrap();
+    }
+    assert_eq!((fake.command_calls(), fake.commands()), ((1, 0), 5));
+    let long = "x".repeat(super::super::ON_LINE_MAX);
+    servers.do_command(&long, None, command()).await.unwrap();
+    assert_eq!((fake.command_calls(), fake.commands()), ((1, 1), 6));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_call_for_commands_gets_each_once_by_a_call_of_its_own() {
+    for code in [Code::Unimplemented, Code::ResourceExhausted] {
+        let fake = fake_line(StaysOpen::No(code));
+        let servers = servers(vec![serve(&fake).await], MILLIS);
+        for _ in 0..3 {
+            servers.do_command("test", None, command()).await.unwrap();
+        }
+        assert_eq!((fake.command_calls(), fake.commands()), ((1, 3), 3), "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_for_commands_that_is_refused_is_a_refusal_and_nothing_was_sent() {
+    let fake = fake_line(StaysOpen::No(Code::FailedPrecondition));
+    let refused = servers(vec![serve(&fake).await], MILLIS).do_command("test", None, command()).await;
+    assert!(matches!(refused, Err(CallError::Refused(_))), "{refused:?}");
+    assert_eq!((fake.command_calls(), fake.commands()), ((1, 0), 0));
+}
+
+#[tokio::test]
+async fn a_call_that_ends_with_a_no_leaves_open_what_became_of_the_commands_on_it() {
+    let fake = fake_line(StaysOpen::Breaks);
+    let e = servers(vec![serve(&fake).await], 700).do_command("test", None, command()).await.unwrap_err();
+    assert!(matches!(&e, CallError::Unknown { last, .. } if last.contains("taken out")), "{e:?}");
+    // It was asked again, each time over a new call.
+    assert!(fake.command_calls().0 >= 2 && fake.command_calls().1 == 0, "{:?}", fake.command_calls());
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_on_the_call_for_commands_gets_calls_of_their_own() {
+    let fake = fake_line(StaysOpen::Silent);
+    let impatient = servers(vec![serve(&fake).await], 500);
+    let e = impatient.do_command("test", None, command()).await.unwrap_err();
+    assert!(matches!(e, CallError::Unknown { .. }), "{e:?}");
+    let patient = impatient.with_timeout(Duration::from_millis(MILLIS));
+    patient.do_command("test", None, command()).await.unwrap();
+    assert_eq!((fake.command_calls(), fake.commands()), ((1, 1), 1));
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
+use prost::Message;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -59,6 +60,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 const READ_ROUNDS: u32 = 2;
 /// The least time that one of several servers gets to answer before the next is tried.
 const LEAST_TRY: Duration = Duration::from_millis(500);
+/// Bytes of a command that may go over the call that stays open: half of what a server takes in one message. A longer one goes by itself.
+const ON_LINE_MAX: usize = 32 * 1024;
 /// Largest answer taken: a status of thousands of trees.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -153,7 +156,9 @@ struct Inner {
     /// One channel for each address ever used: a handful, and those of nodes that have come and gone.
     clients: Mutex<BTreeMap<String, LeaseClient<Channel>>>,
     /// One call for all renewals to one of them.
-    lines: line::Lines,
+    renewals: line::Lines<line::Renewals>,
+    /// And one for all commands.
+    commands: line::Lines<line::Commands>,
     /// Which one is asked first.
     order: Mutex<Order>,
     learned: learned::Learned,
@@ -200,7 +205,8 @@ impl Servers {
             source,
             dial,
             clients: Mutex::default(),
-            lines: line::Lines::default(),
+            renewals: Default::default(),
+            commands: Default::default(),
             order: Mutex::default(),
             learned: Default::default(),
         };
@@ -246,9 +252,16 @@ impl Servers {
             .call_following(
                 true,
                 |answer: &wire::DoAnswer| &answer.leader_at,
-                |mut target, limit| {
-                    let request = target.request(request.clone(), limit);
-                    async move { target.client.r#do(request).await }
+                |target, limit| {
+                    let (request, lines) = (request.clone(), &self.inner.commands);
+                    async move {
+                        // A message that is too long would end the call, and leave open what became of the others on it.
+                        let answer = match request.encoded_len() <= ON_LINE_MAX {
+                            true => lines.ask(&target, request, limit).await,
+                            false => lines.ask_alone(&target, request, limit).await,
+                        };
+                        answer.map(tonic::Response::new)
+                    }
                 },
             )
             .await?;

@@ -38,7 +38,7 @@ impl Servers {
         let one = |target: Target| {
             let request = request.clone();
             async move {
-                let answer = self.inner.lines.renew(&target, request, limit).await;
+                let answer = self.inner.renewals.ask(&target, request, limit).await;
                 (target.address, answer)
             }
         };

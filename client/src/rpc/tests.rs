@@ -45,6 +45,9 @@ struct State {
     stays_open: StaysOpen,
     open_calls: AtomicUsize,
     own_calls: AtomicUsize,
+    /// The same of commands.
+    command_calls: AtomicUsize,
+    own_commands: AtomicUsize,
     /// Whom its answers call the leader.
     leader_at: Mutex<String>,
     watches: Mutex<Vec<u64>>,
@@ -90,6 +93,8 @@ fn fake(lose: usize, hang: bool) -> Fake {
         stays_open: StaysOpen::Yes,
         open_calls: AtomicUsize::new(0),
         own_calls: AtomicUsize::new(0),
+        command_calls: AtomicUsize::new(0),
+        own_commands: AtomicUsize::new(0),
         cluster: ClusterId::random(),
         lose: lose.into(),
         hang,
@@ -110,9 +115,35 @@ impl Fake {
         (self.0.open_calls.load(Ordering::SeqCst), self.0.own_calls.load(Ordering::SeqCst))
     }
 
+    /// Open calls for commands, and commands by calls of their own.
+    pub(super) fn command_calls(&self) -> (usize, usize) {
+        (self.0.command_calls.load(Ordering::SeqCst), self.0.own_commands.load(Ordering::SeqCst))
+    }
+
+    /// Commands that came, whichever way.
+    pub(super) fn commands(&self) -> usize {
+        self.0.keys.lock().unwrap().len()
+    }
+
     /// Renewals that came, whichever way.
     pub(super) fn renewals(&self) -> usize {
         self.0.renewals.load(Ordering::SeqCst)
+    }
+
+    async fn done(&self, request: wire::DoRequest) -> Result<wire::DoAnswer, Status> {
+        self.0.keys.lock().unwrap().push(request.request_key);
+        if self.0.hang {
+            std::future::pending::<()>().await;
+        }
+        if self.0.keys.lock().unwrap().len() > self.0.welcome.load(Ordering::SeqCst) {
+            return Err(Status::resource_exhausted("too many"));
+        }
+        if self.0.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err(Status::unavailable("the leader changed"));
+        }
+        let answer = Some((&Answer::Done).into());
+        let leader_at = self.0.leader_at.lock().unwrap().clone();
+        Ok(wire::DoAnswer { answer, cluster: self.0.cluster.to_string(), revision: 7, leader_at })
     }
 
     async fn answered(&self, asked: wire::RenewalAsked) -> Vec<wire::RenewalAnswered> {
@@ -141,25 +172,58 @@ impl Fake {
     }
 }
 
+fn authorised<T>(request: &Request<T>) -> Result<(), Status> {
+    let token = request.metadata().get("authorization");
+    token
+        .filter(|token| *token == "Bearer good")
+        .map(drop)
+        .ok_or_else(|| Status::unauthenticated("the token is not this server's"))
+}
+
 #[tonic::async_trait]
 impl Lease for Fake {
     async fn r#do(&self, request: Request<wire::DoRequest>) -> Result<Response<wire::DoAnswer>, Status> {
-        if request.metadata().get("authorization").is_none_or(|token| token != "Bearer good") {
-            return Err(Status::unauthenticated("the token is not this server's"));
+        authorised(&request)?;
+        self.0.own_commands.fetch_add(1, Ordering::SeqCst);
+        self.done(request.into_inner()).await.map(Response::new)
+    }
+
+    type CommandsStream = BoxStream<'static, Result<wire::CommandsAnswered, Status>>;
+
+    async fn commands(
+        &self,
+        request: Request<tonic::Streaming<wire::CommandsAsked>>,
+    ) -> Result<Response<Self::CommandsStream>, Status> {
+        authorised(&request)?;
+        self.0.command_calls.fetch_add(1, Ordering::SeqCst);
+        let (fake, how) = (self.clone(), self.0.stays_open);
+        let answers = request.into_inner().then(move |asked| {
+            let fake = fake.clone();
+            async move {
+                let mut answered = Vec::new();
+                for wire::CommandAsked { tag, command, .. } in asked?.asked {
+                    let word = match fake.done(command.unwrap_or_default()).await {
+                        Ok(done) => wire::command_answered::Word::Done(done),
+                        Err(no) => {
+                            let failed = wire::CallFailed { code: no.code() as u32, message: no.message().into() };
+                            wire::command_answered::Word::Failed(failed)
+                        }
+                    };
+                    answered.push(wire::CommandAnswered { tag, word: Some(word) });
+                }
+                Ok(wire::CommandsAnswered { answered })
+            }
+        });
+        match how {
+            StaysOpen::No(code) => Err(Status::new(code, "not this one")),
+            StaysOpen::Silent => Ok(Response::new(futures::stream::pending().boxed())),
+            // It ends with a no that is meant for none of them, after what came on it was read.
+            StaysOpen::Breaks => {
+                let end = |_| Err(Status::permission_denied("the token was taken out"));
+                Ok(Response::new(answers.map(end).take(1).boxed()))
+            }
+            StaysOpen::Yes | StaysOpen::Noisy => Ok(Response::new(answers.boxed())),
         }
-        self.0.keys.lock().unwrap().push(request.into_inner().request_key);
-        if self.0.hang {
-            std::future::pending::<()>().await;
-        }
-        if self.0.keys.lock().unwrap().len() > self.0.welcome.load(Ordering::SeqCst) {
-            return Err(Status::resource_exhausted("too many"));
-        }
-        if self.0.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
-            return Err(Status::unavailable("the leader changed"));
-        }
-        let answer = Some((&Answer::Done).into());
-        let leader_at = self.0.leader_at.lock().unwrap().clone();
-        Ok(Response::new(wire::DoAnswer { answer, cluster: self.0.cluster.to_string(), revision: 7, leader_at }))
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewAnswer>, Status> {
@@ -296,7 +360,7 @@ pub(super) fn servers(endpoints: Vec<Endpoint>, millis: u64) -> Servers {
     Servers::new(endpoints, Some("good".into()), Duration::from_millis(millis))
 }
 
-fn command() -> Command {
+pub(super) fn command() -> Command {
     Command::CloseSession { session: SessionId::random() }
 }
 

@@ -5,7 +5,7 @@
 //! | Do, History | `lease` |
 //! | Status, StatusInPieces | `status` |
 //! | Renew (I5) | `renew`, with the nonces of [`nonce`] |
-//! | many of them, over calls that stay open | `renewals` |
+//! | many of them, over calls that stay open | `renewals`, `commands`; such a call itself: `talk` |
 //! | Watch | `watch` |
 //! | Backup | `backup` |
 //! | ChangeMembers | `members` |
@@ -25,6 +25,7 @@
 pub mod auth;
 mod backup;
 pub mod callers;
+mod commands;
 mod connections;
 mod health;
 mod lease;
@@ -35,6 +36,7 @@ mod peers;
 mod renew;
 mod renewals;
 mod status;
+mod talk;
 mod watch;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -200,11 +202,18 @@ impl wire::lease_server::Lease for Service {
         self.renew_session(request.into_inner(), limit).await.map(Response::new)
     }
 
-    type RenewalsStream = renewals::Answers<wire::RenewalsAnswered>;
+    type CommandsStream = talk::Answers<wire::CommandsAnswered>;
+
+    async fn commands(&self, request: Request<Streaming<wire::CommandsAsked>>) -> Result<Response<Self::CommandsStream>, Status> {
+        self.ready()?;
+        self.own()?.talk(request, commands::Commands).map(Response::new)
+    }
+
+    type RenewalsStream = talk::Answers<wire::RenewalsAnswered>;
 
     async fn renewals(&self, request: Request<Streaming<wire::RenewalsAsked>>) -> Result<Response<Self::RenewalsStream>, Status> {
         self.ready()?;
-        self.own()?.start_renewals(request, renewals::OfASide).map(Response::new)
+        self.own()?.talk(request, renewals::OfASide).map(Response::new)
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusAnswer>, Status> {
@@ -265,6 +274,11 @@ fn time_left(metadata: &MetadataMap) -> Duration {
         })
     });
     parsed.map_or(CALL_LIMIT, |limit| limit.min(CALL_LIMIT))
+}
+
+/// What a question on an open call that says how long it may take gets.
+fn time_given(limit_ms: u64) -> Duration {
+    if limit_ms == 0 { CALL_LIMIT } else { Duration::from_millis(limit_ms).min(CALL_LIMIT) }
 }
 
 impl Service {

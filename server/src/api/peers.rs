@@ -14,7 +14,7 @@ use treelease_proto::wire::forward_answer::Kind;
 use treelease_proto::wire::forward_request::Call;
 use treelease_proto::wire::raft_server::Raft;
 
-use super::{Service, renewals};
+use super::{Service, renewals, talk};
 use crate::consensus::incoming::TurnedAway;
 use crate::consensus::network::Lost;
 
@@ -48,13 +48,13 @@ impl Raft for PeerService {
         self.0.api.consensus.receive_take_over(request.into_inner()).await.map(Response::new).map_err(turned_away)
     }
 
-    type ForwardRenewalsStream = renewals::Answers<wire::RenewalsReturned>;
+    type ForwardRenewalsStream = talk::Answers<wire::RenewalsReturned>;
 
     async fn forward_renewals(
         &self,
         request: Request<Streaming<wire::RenewalsForwarded>>,
     ) -> Result<Response<Self::ForwardRenewalsStream>, Status> {
-        self.0.clone().start_renewals(request, renewals::OfANode::default()).map(Response::new)
+        self.0.clone().talk(request, renewals::OfANode::default()).map(Response::new)
     }
 
     async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardAnswer>, Status> {

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
@@ -32,7 +31,7 @@ use treelease_proto::wire;
 use treelease_proto::wire::renewal_answered::Word;
 
 use super::nonce::{Arrival, Verdict};
-use super::{CALL_LIMIT, Service};
+use super::{Service, talk, time_given};
 use crate::consensus::confirm::Asks;
 use crate::consensus::network::Lost;
 
@@ -74,12 +73,7 @@ enum Look {
     NotLeading,
 }
 
-/// What there is to say of some renewals, and what is still to come.
-#[derive(Default)]
-pub(super) struct Step {
-    pub answered: Vec<wire::RenewalAnswered>,
-    pub later: Vec<BoxFuture<'static, Step>>,
-}
+type Step = talk::Step<wire::RenewalAnswered>;
 
 impl Service {
     /// Here if this node may lead, else at the leader's: its clock and its confirmation count, whoever was asked.
@@ -324,11 +318,6 @@ fn asks<'a>(all: impl IntoIterator<Item = &'a Arrived>) -> Asks {
         arrived.session.as_str().hash(&mut whose);
     }
     Asks { whose: whose.finish(), ..asks }
-}
-
-/// What a renewal that says how long it may take gets.
-fn time_given(limit_ms: u64) -> Duration {
-    if limit_ms == 0 { CALL_LIMIT } else { Duration::from_millis(limit_ms).min(CALL_LIMIT) }
 }
 
 fn too_late() -> Status {

@@ -28,6 +28,11 @@ pub const BATCH_BYTES_MAX: usize = 48 * 1024;
 const _: () = assert!(BATCH_BYTES_MAX + 1024 <= crate::store::VALUE_MAX);
 /// How long an entry waits for as many commands as the last one had: whoever was answered together asks again together.
 const LINGER: Duration = Duration::from_millis(1);
+/// Entries that are written beside one that is under way: while that is on its way through disks and network, the processors make the next.
+const BESIDE_MAX: usize = 1;
+/// Commands that are worth an entry beside another one. *Why not fewer:* each costs a sync of every disk and a message to every
+/// follower; with 16 callers two entries of half the size were slower than one.
+const ENOUGH_BESIDE: usize = 16;
 /// An entry that is not applied by then has an unknown outcome; the next one goes on.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -144,8 +149,9 @@ impl Proposer {
 async fn run<W, F>(mut inbox: mpsc::Receiver<Ask>, write: W, limit: Duration, linger: Duration)
 where
     W: Fn(Batch) -> F,
-    F: Future<Output = Result<Vec<Answer>, ProposeError>>,
+    F: Future<Output = Result<Vec<Answer>, ProposeError>> + Send + 'static,
 {
+    let (own_way, beside) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(BESIDE_MAX)));
     let mut carried = None;
     let mut last = 1;
     loop {
@@ -156,49 +162,84 @@ where
                 None => return,
             },
         };
-        let asks = gather(first, &mut inbox, &mut carried, last, linger).await;
-        last = asks.len();
+        let mut entry = Gathered::of(first);
+        let room = loop {
+            let (is_full, worth_it) = (carried.is_some() || entry.is_full(), entry.asks.len() >= ENOUGH_BESIDE);
+            tokio::select! {
+                biased;
+                room = own_way.clone().acquire_owned() => break room,
+                room = beside.clone().acquire_owned(), if worth_it || is_full => break room,
+                Some(ask) = inbox.recv(), if !is_full => carried = entry.add(ask),
+            }
+        };
+        if carried.is_none() {
+            carried = entry.fill(&mut inbox, last, linger).await;
+        }
+        last = entry.asks.len();
         // Whoever has given up has been told that the outcome is unknown: not to propose it is one of the outcomes.
         let (proposals, replies): (Vec<_>, Vec<_>) =
-            asks.into_iter().filter(|ask| !ask.reply.is_closed()).map(|ask| (ask.proposal, ask.reply)).unzip();
+            entry.asks.into_iter().filter(|ask| !ask.reply.is_closed()).map(|ask| (ask.proposal, ask.reply)).unzip();
         if proposals.is_empty() {
             continue;
         }
-        let late = || ProposeError::OutcomeUnknown(format!("not committed within {} ms", limit.as_millis()));
-        let result = timeout(limit, write(Batch(proposals))).await.unwrap_or_else(|_| Err(late()));
-        answer_all(replies, result);
+        let written = timeout(limit, write(Batch(proposals)));
+        let mut entry = Box::pin(async move {
+            let late = |_| Err(ProposeError::OutcomeUnknown(format!("not committed within {} ms", limit.as_millis())));
+            answer_all(replies, written.await.unwrap_or_else(late));
+            drop(room);
+        });
+        // It is openraft's before the next one is made: they stand in the log in the order in which they were asked for.
+        if futures::poll!(&mut entry).is_pending() {
+            tokio::spawn(entry);
+        }
     }
 }
 
-/// Takes what is there, and waits up to `linger` until there are as many as `expected`: never for more than came the last time,
-/// since that wait would be longer than the write that it saves.
-async fn gather(
-    first: Ask,
-    inbox: &mut mpsc::Receiver<Ask>,
-    carried: &mut Option<Ask>,
-    expected: usize,
-    linger: Duration,
-) -> Vec<Ask> {
-    let mut bytes = first.len;
-    let mut asks = vec![first];
-    let until = Instant::now() + linger;
-    while asks.len() < BATCH_MAX {
-        let next = match inbox.try_recv() {
-            Ok(ask) => ask,
-            Err(_) if asks.len() >= expected => break,
-            Err(_) => match timeout_at(until, inbox.recv()).await {
-                Ok(Some(ask)) => ask,
-                _ => break,
-            },
-        };
-        if bytes + next.len > BATCH_BYTES_MAX {
-            *carried = Some(next);
-            break;
-        }
-        bytes += next.len;
-        asks.push(next);
+/// Commands that become one entry.
+struct Gathered {
+    asks: Vec<Ask>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn of(first: Ask) -> Self {
+        Self { bytes: first.len, asks: vec![first] }
     }
-    asks
+
+    fn is_full(&self) -> bool {
+        self.asks.len() >= BATCH_MAX
+    }
+
+    /// One more; or it is returned, since it does not fit.
+    fn add(&mut self, ask: Ask) -> Option<Ask> {
+        if self.bytes + ask.len > BATCH_BYTES_MAX {
+            return Some(ask);
+        }
+        self.bytes += ask.len;
+        self.asks.push(ask);
+        None
+    }
+
+    /// Takes what is there, and waits up to `linger` until there are as many as `expected`: never for more than came the last time,
+    /// since that wait would be longer than the write that it saves. Returns what does not fit.
+    async fn fill(&mut self, inbox: &mut mpsc::Receiver<Ask>, expected: usize, linger: Duration) -> Option<Ask> {
+        let until = Instant::now() + linger;
+        while !self.is_full() {
+            let next = match inbox.try_recv() {
+                Ok(ask) => ask,
+                Err(_) if self.asks.len() >= expected => break,
+                Err(_) => match timeout_at(until, inbox.recv()).await {
+                    Ok(Some(ask)) => ask,
+                    _ => break,
+                },
+            };
+            let carried = self.add(next);
+            if carried.is_some() {
+                return carried;
+            }
+        }
+        None
+    }
 }
 
 fn answer_all(replies: Vec<oneshot::Sender<Result<Answer, ProposeError>>>, result: Result<Vec<Answer>, ProposeError>) {
@@ -275,6 +316,52 @@ mod tests {
         };
         assert_eq!(tokio::join!(one(), later), (Ok(Answer::Done), Ok(Answer::Done)));
         assert_eq!(*sizes.lock().unwrap(), [1, 2, 2, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_second_entry_goes_beside_one_that_is_under_way_if_enough_wait_for_it_and_no_third_does() {
+        let (sizes, gate) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let (seen, opened) = (sizes.clone(), gate.clone());
+        let proposer = Proposer::start(move |batch: Batch| {
+            let (seen, gate) = (seen.clone(), gate.clone());
+            async move {
+                // Not where it is made, but where it begins.
+                seen.lock().unwrap().push(batch.0.len());
+                gate.acquire().await.unwrap().forget();
+                Ok(vec![Answer::Done; batch.0.len()])
+            }
+        });
+        let mut callers = Vec::new();
+        let mut call = |many: usize| {
+            for _ in 0..many {
+                let proposer = proposer.clone();
+                callers.push(tokio::spawn(async move { proposer.propose(cancel(String::new()), LIMIT).await }));
+            }
+        };
+        // Whatever can go on has gone on: there is one thread, and nobody waits for time.
+        let settled = async || {
+            for _ in 0..1_000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        call(1);
+        settled().await;
+        call(ENOUGH_BESIDE - 1);
+        settled().await;
+        assert_eq!(*sizes.lock().unwrap(), [1], "too few for an entry of their own");
+        call(1);
+        settled().await;
+        assert_eq!(*sizes.lock().unwrap(), [1, ENOUGH_BESIDE]);
+        call(3 * ENOUGH_BESIDE);
+        settled().await;
+        assert_eq!(*sizes.lock().unwrap(), [1, ENOUGH_BESIDE], "two are under way");
+        opened.add_permits(1);
+        settled().await;
+        assert_eq!(*sizes.lock().unwrap(), [1, ENOUGH_BESIDE, 3 * ENOUGH_BESIDE]);
+        opened.add_permits(2);
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Ok(Answer::Done));
+        }
     }
 
     #[tokio::test]
