@@ -21,7 +21,7 @@ use raw::{damaged, damages, failed, frame, framed, say};
 use tonic::Code;
 use treelease_proto::command::{Command, LeaseRef};
 use treelease_proto::epoch::Epoch;
-use treelease_proto::id::{ClusterId, RequestKey, SessionId, TreeId};
+use treelease_proto::id::{ClusterId, RequestKey, SessionId, TreeId, TreeName};
 use treelease_proto::wire;
 use watched::{Cluster, add_tree};
 
@@ -51,6 +51,10 @@ enum Meaning {
     Word,
 }
 
+fn are_names(trees: &[String]) -> bool {
+    trees.iter().all(|name| name.parse::<TreeName>().is_ok())
+}
+
 fn meaning(method: usize, message: &[u8]) -> Meaning {
     fn read<T: Message + Default>(message: &[u8]) -> Option<T> {
         T::decode(message).ok()
@@ -72,7 +76,7 @@ fn meaning(method: usize, message: &[u8]) -> Meaning {
         },
         "Watch" if read::<wire::WatchRequest>(message).is_some() => Meaning::Word,
         "Backup" if read::<wire::BackupRequest>(message).is_some() => Meaning::Word,
-        "StatusInPieces" if read::<wire::StatusPiecesRequest>(message).is_some() => Meaning::Word,
+        "StatusInPieces" if read::<wire::StatusPiecesRequest>(message).is_some_and(|r| are_names(&r.trees)) => Meaning::Word,
         "Watch" | "Backup" | "StatusInPieces" => Meaning::None,
         "Renew" => harmless(read::<wire::RenewRequest>(message).is_some_and(|r| r.cluster.is_empty())),
         // One that fails, fails by itself.

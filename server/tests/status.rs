@@ -1,4 +1,4 @@
-//! A status in pieces: all of one state, and together what one message says.
+//! A status in pieces: all of one state, and together what one message says; or of the trees alone that were named.
 
 mod common;
 
@@ -63,6 +63,36 @@ async fn a_status_in_pieces_is_of_one_state_and_together_what_one_message_says()
     assert_eq!(timeless(joined), timeless(whole), "as it was when the first piece was made");
     let now = caller.status().await;
     assert_eq!((now.trees.len(), now.trees.last().unwrap().name.as_str()), (TREES + 1, "zzz"), "the control: it has changed");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_names_trees_is_sent_these_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(Config::alone(dir.path())).await.unwrap();
+    let caller = Caller::new(node.address());
+    let session = caller.open("workstation", Duration::from_secs(3600)).await;
+    for n in 0..TREES {
+        let tree = add_long_tree(&caller, &format!("tree-{n}")).await;
+        if n == 7 {
+            caller.acquire(&tree, &session).await;
+        }
+    }
+    let bytes = |told: &[wire::StatusPiece]| told.iter().map(Message::encoded_len).sum::<usize>();
+    let told = caller.status_of(&["tree-9", "tree-7", "tree-7", "nobody-made-this-one"]).await.unwrap();
+    let [wire::StatusPiece { part: Some(part), more: false }] = &told[..] else { panic!("one piece: {}", told.len()) };
+    assert_eq!(part.trees.iter().map(|tree| tree.name.as_str()).collect::<Vec<_>>(), ["tree-7", "tree-9"], "each once, by name");
+    assert!(part.trees[0].remaining_ms.is_some() && part.trees[0].holder.is_some(), "all that is known of it: {part:?}");
+    assert!(part.quorum && part.sessions.is_empty() && !part.cluster.is_empty());
+    let whole = caller.status().await;
+    assert_eq!(part.trees[1], *whole.trees.iter().find(|tree| tree.name == "tree-9").unwrap());
+
+    let all = caller.status_of(&[]).await.unwrap();
+    assert!(bytes(&told) < 32 << 10 && bytes(&all) > WAITING, "{} bytes of {}", bytes(&told), bytes(&all));
+    assert_eq!(caller.status_of(&["nobody-made-this-one"]).await.unwrap()[0].part.as_ref().unwrap().trees.len(), 0);
+    for bad in [&["no/name"][..], &["x"; 1_025]] {
+        assert_eq!(caller.status_of(bad).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
     node.stop().await;
 }
 

@@ -284,7 +284,7 @@ impl<K: Kind> Line<K> {
             let end = match K::open(&mut client, request).await {
                 Ok(answers) => End { status: K::ended(hand_out::<K>(&outcomes, answers.into_inner()).await), unread: false },
                 Err(status) => {
-                    let unread = matches!(status.code(), Code::Unimplemented | Code::ResourceExhausted);
+                    let unread = refused_unread(&status);
                     End { status, unread }
                 }
             };
@@ -305,6 +305,12 @@ impl<K: Kind> Line<K> {
         self.asks.try_send(K::message(under_way.tag(), limit, ask)).map_err(|_| broke())?;
         answer.await.unwrap_or_else(|_| Err(broke()))
     }
+}
+
+/// Whether the server itself has turned the call away. What tonic makes of a connection that breaks has a source ([`super::failed`]): it
+/// may look like that, and what was sent may have been read.
+fn refused_unread(status: &Status) -> bool {
+    matches!(status.code(), Code::Unimplemented | Code::ResourceExhausted) && std::error::Error::source(status).is_none()
 }
 
 /// The questions of one call that are under way.

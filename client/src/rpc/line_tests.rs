@@ -31,6 +31,17 @@ async fn a_server_that_does_not_know_the_call_or_has_no_room_for_it_is_asked_by_
     }
 }
 
+#[test]
+fn a_connection_that_breaks_is_no_word_that_nothing_was_read_whatever_its_end_looks_like() {
+    for code in [Code::Unimplemented, Code::ResourceExhausted] {
+        let mut status = Status::new(code, "h2 protocol error");
+        assert!(refused_unread(&status), "{code:?} as the server's own word");
+        status.set_source(Arc::new(std::io::Error::other("http2 error")));
+        assert!(!refused_unread(&status), "{code:?}");
+    }
+    assert!(!refused_unread(&Status::unavailable("no")));
+}
+
 #[tokio::test]
 async fn a_call_that_is_refused_is_a_refusal_and_no_reason_for_another_one() {
     let fake = fake_line(StaysOpen::No(Code::Unauthenticated));

@@ -1,5 +1,6 @@
 //! Status: any node answers, and one that is cut off marks its answer; then the others are asked whether they know better.
-//! It comes in pieces, as many as there are trees for; whole from a server that knows no pieces.
+//! It comes in pieces, as many as there are trees for; whole from a server that knows no pieces. Who wants some trees only names them; a
+//! server of an earlier version sends all the same, so that whoever asked finds his among all.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code as Grpc, Response, Status, Streaming};
 
 use super::{CallError, Failed, READ_ROUNDS, Servers, Target, classify, not_understood};
+use crate::words::id::TreeName;
 use crate::words::tree::ClusterStatus;
 use crate::words::wire;
 
@@ -17,6 +19,9 @@ const WHOLE_LIMIT: u32 = 20;
 /// The most trees, and the most sessions, that are taken: more than a cluster has by its own limits.
 const MOST: usize = 1_000_000;
 
+/// So many trees are named at most, as servers take it; of more than these all are asked for.
+const NAMED_MAX: usize = 1_024;
+
 /// What a server begins to say.
 enum Said {
     InPieces(Box<Streaming<wire::StatusPiece>>),
@@ -24,9 +29,9 @@ enum Said {
 }
 
 impl Target {
-    async fn begin_status(&mut self, limit: Duration) -> Result<Response<Said>, Status> {
+    async fn begin_status(&mut self, trees: &[String], limit: Duration) -> Result<Response<Said>, Status> {
         // No time limit in the request: it would end the stream.
-        let mut request = tonic::Request::new(wire::StatusPiecesRequest::default());
+        let mut request = tonic::Request::new(wire::StatusPiecesRequest { bytes: 0, trees: trees.to_vec() });
         self.authorise(&mut request);
         match self.client.status_in_pieces(request).await {
             Ok(pieces) => Ok(Response::new(Said::InPieces(Box::new(pieces.into_inner())))),
@@ -41,8 +46,8 @@ impl Target {
     }
 
     /// From begin to end; `limit` is for the begin, and for each piece.
-    async fn status(mut self, limit: Duration) -> Result<wire::StatusAnswer, Status> {
-        let begun = timeout(limit, self.begin_status(limit)).await.unwrap_or_else(|_| Err(silent(limit)))?;
+    async fn status(mut self, trees: &[String], limit: Duration) -> Result<wire::StatusAnswer, Status> {
+        let begun = timeout(limit, self.begin_status(trees, limit)).await.unwrap_or_else(|_| Err(silent(limit)))?;
         begun.into_inner().read(limit).await
     }
 }
@@ -87,10 +92,21 @@ fn silent(limit: Duration) -> Status {
 impl Servers {
     /// All trees and sessions. Without a quorum only if no server has one.
     pub async fn status(&self) -> Result<ClusterStatus, CallError> {
+        self.status_among(&[]).await
+    }
+
+    /// These trees, as far as they exist; perhaps others too, and no session that counts. Else as [`Self::status`].
+    pub async fn status_of(&self, trees: &[TreeName]) -> Result<ClusterStatus, CallError> {
+        let names: Vec<String> = trees.iter().map(ToString::to_string).collect();
+        self.status_among(if names.len() > NAMED_MAX { &[] } else { &names }).await
+    }
+
+    /// With no name, all.
+    async fn status_among(&self, trees: &[String]) -> Result<ClusterStatus, CallError> {
         let began = Instant::now();
         let mut round = 1;
         let answer = loop {
-            let said = self.call(false, |mut target, limit| async move { target.begin_status(limit).await }).await?;
+            let said = self.call(false, |mut target, limit| async move { target.begin_status(trees, limit).await }).await?;
             let last = match said.read(self.timeout).await {
                 Ok(answer) => break answer,
                 Err(status) => match classify(&status) {
@@ -103,7 +119,7 @@ impl Servers {
             }
             round += 1;
         };
-        let answer = if answer.quorum { answer } else { self.better_status(&answer).await.unwrap_or(answer) };
+        let answer = if answer.quorum { answer } else { self.better_status(&answer, trees).await.unwrap_or(answer) };
         answer.try_into().map_err(not_understood)
     }
 
@@ -115,7 +131,7 @@ impl Servers {
         let limit = self.timeout;
         let asks = targets.into_iter().map(|target| async move {
             let address = target.address.clone();
-            let said = match target.status(limit).await {
+            let said = match target.status(&[], limit).await {
                 Ok(answer) => ClusterStatus::try_from(answer).map_err(|e| e.to_string()),
                 Err(status) => Err(status.message().to_owned()),
             };
@@ -125,14 +141,14 @@ impl Servers {
     }
 
     /// Of a server of the same cluster that has a quorum, if there is one. The first of them to answer counts.
-    async fn better_status(&self, marked: &wire::StatusAnswer) -> Option<wire::StatusAnswer> {
+    async fn better_status(&self, marked: &wire::StatusAnswer, trees: &[String]) -> Option<wire::StatusAnswer> {
         let targets = self.targets().ok().filter(|targets| targets.len() > 1)?;
         let limit = self.timeout / targets.len() as u32;
         let mut asked: FuturesUnordered<_> = targets
             .into_iter()
             .map(|target| async move {
                 let address = target.address.clone();
-                target.status(limit).await.ok().map(|answer| (address, answer))
+                target.status(trees, limit).await.ok().map(|answer| (address, answer))
             })
             .collect();
         while let Some(answered) = asked.next().await {

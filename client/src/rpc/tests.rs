@@ -565,6 +565,9 @@ async fn a_status_is_read_in_pieces_whatever_its_length_and_once_more_if_it_brea
         assert_eq!(names, (0..trees).map(|n| format!("tree-{n}")).collect::<Vec<_>>());
         assert!((status.revision, status.quorum) == (9, true) && status.cluster == fake.0.cluster);
     }
+    // As a server of an earlier version does, it does not look at which trees are named: whoever asked finds his among all.
+    let named = servers(vec![serve(&fake_pieces(3, 0)).await], 30_000).status_of(&["tree-1".parse().unwrap()]).await.unwrap();
+    assert_eq!(named.trees.len(), 3);
     let broken = servers(vec![serve(&fake_pieces(3, 9)).await], 30_000).status().await.unwrap_err();
     assert!(
         matches!(&broken, CallError::Unreachable { last, .. } if last.contains("half-way")),

@@ -2,9 +2,10 @@
 //!
 //! Promises: all pieces of an answer are of one state, the one after some whole entry. It is taken along in microseconds, however many
 //! trees there are (the lease state shares what it has with a copy), and no command waits for a reader. What is too long for one
-//! message is refused with a sentence, never cut. Whoever reads no piece for [`STALL_LIMIT`], and a node that stops, ends the answer.
-//! It decides nothing.
+//! message is refused with a sentence, never cut. Who names trees is sent these alone. Whoever reads no piece for [`STALL_LIMIT`], and a
+//! node that stops, ends the answer. It decides nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prost::Message;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use treelease_proto::id::TreeId;
+use treelease_proto::id::{TreeId, TreeName};
 use treelease_proto::time::BootTime;
 use treelease_proto::tree::{ClusterStatus, StateName, TreeStatus};
 use treelease_proto::wire;
@@ -31,6 +32,8 @@ const FRAMING: usize = 8;
 const WAITING_MAX: usize = 2;
 /// How long a reader may take no piece.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// So many trees may be named in one request; who wants more is as well served with all.
+const NAMED_MAX: usize = 1_024;
 /// Readers at the same time: each keeps what has changed since it began.
 const READERS_MAX: usize = 1_024;
 
@@ -48,16 +51,19 @@ struct Told {
     /// This node led then, and its timers say how long.
     leading: bool,
     head: wire::StatusAnswer,
+    /// Only these trees are wanted.
+    named: Option<BTreeSet<TreeName>>,
 }
 
 impl Service {
     /// In one message, if it fits.
     pub(super) fn whole_status(&self) -> Result<wire::StatusAnswer, Status> {
-        self.told().whole(WHOLE_MAX)
+        self.told(None).whole(WHOLE_MAX)
     }
 
     /// In pieces.
     pub(super) fn status_pieces(&self, request: wire::StatusPiecesRequest) -> Result<Pieces, Status> {
+        let named = named(&request.trees)?;
         let seat = self.statuses.take(READERS_MAX).ok_or_else(|| {
             Status::resource_exhausted(format!("{READERS_MAX} statuses are being read from this node; ask another node"))
         })?;
@@ -65,12 +71,12 @@ impl Service {
         let bytes = if wanted == 0 { PIECE } else { wanted.min(PIECE) };
         let (out, pieces) = mpsc::channel(WAITING_MAX);
         let feed = Feed { out, stall: STALL_LIMIT, _seat: seat };
-        let (told, closing) = (self.told(), self.api.closing.clone());
+        let (told, closing) = (self.told(named), self.api.closing.clone());
         tokio::spawn(async move { closing.run_until_cancelled(feed.run(told, bytes)).await });
         Ok(ReceiverStream::new(pieces))
     }
 
-    fn told(&self) -> Told {
+    fn told(&self, named: Option<BTreeSet<TreeName>>) -> Told {
         let standing = self.api.consensus.standing();
         let members = self.node_statuses(&standing);
         let (state, now, leading) = {
@@ -99,19 +105,36 @@ impl Service {
             joint: self.api.consensus.members().is_joint(),
             age: standing.age,
         };
-        Told { api: self.api.clone(), state, now, leading, head: wire::StatusAnswer::from(&head) }
+        Told { api: self.api.clone(), state, now, leading, head: wire::StatusAnswer::from(&head), named }
     }
 }
 
+/// The trees that a request names; `None`: all are wanted.
+fn named(trees: &[String]) -> Result<Option<BTreeSet<TreeName>>, Status> {
+    if trees.len() > NAMED_MAX {
+        return Err(Status::invalid_argument(format!(
+            "a status of at most {NAMED_MAX} named trees can be asked for; ask for all"
+        )));
+    }
+    let name = |text: &String| text.parse().map_err(|e| Status::invalid_argument(format!("trees: {e}")));
+    let names = trees.iter().map(name).collect::<Result<BTreeSet<TreeName>, Status>>()?;
+    Ok((!names.is_empty()).then_some(names))
+}
+
 impl Told {
-    /// Every tree, by name.
+    /// Every tree that is wanted, by name.
     fn trees(&self) -> impl Iterator<Item = wire::Tree> {
-        let ids: Vec<TreeId> = self.state.trees_by_name().cloned().collect();
+        let ids: Vec<TreeId> = match &self.named {
+            Some(names) => names.iter().filter_map(|name| self.state.tree_named(name)).cloned().collect(),
+            None => self.state.trees_by_name().cloned().collect(),
+        };
         ids.into_iter().filter_map(|id| Some(wire::Tree::from(&self.timed(self.state.tree_status(&id)?))))
     }
 
+    /// Every session, for who wants every tree.
     fn sessions(&self) -> impl Iterator<Item = wire::SessionInfo> {
-        self.state.session_statuses().into_iter().map(|session| wire::SessionInfo::from(&session))
+        let all = self.named.is_none().then(|| self.state.session_statuses());
+        all.into_iter().flatten().map(|session| wire::SessionInfo::from(&session))
     }
 
     /// How long until a session expires or a grace ends is known to the leader's timers only.

@@ -84,8 +84,20 @@ impl Caller {
     }
 
     pub async fn status_in_pieces(&self, bytes: u32) -> tonic::Streaming<wire::StatusPiece> {
-        let request = self.request(wire::StatusPiecesRequest { bytes });
+        let request = self.request(wire::StatusPiecesRequest { bytes, trees: Vec::new() });
         self.client.clone().status_in_pieces(request).await.unwrap().into_inner()
+    }
+
+    /// All pieces, of these trees alone if there are any.
+    pub async fn status_of(&self, trees: &[&str]) -> Result<Vec<wire::StatusPiece>, Status> {
+        let trees = trees.iter().map(ToString::to_string).collect();
+        let request = self.request(wire::StatusPiecesRequest { bytes: 0, trees });
+        let mut pieces = self.client.clone().status_in_pieces(request).await?.into_inner();
+        let mut told = Vec::new();
+        while let Some(piece) = pieces.message().await? {
+            told.push(piece);
+        }
+        Ok(told)
     }
 
     pub async fn history(&self, tree: &str) -> Vec<wire::Event> {

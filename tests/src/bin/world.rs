@@ -92,7 +92,7 @@ fn one(args: &Args) -> Result<Box<dyn Fn(u64) -> Ran>, String> {
     if args.nodes {
         let fault = sim::plan::Fault::parse(&args.fault)?;
         return Ok(Box::new(move |seed| {
-            let options = sim::plan::Options { seed, fault, trace };
+            let options = sim::plan::Options { fault, trace, ..sim::plan::Options::of(seed) };
             let report = sim::run(options);
             Ran { broken: report.broken, counts: report.counts, trace: report.trace, again: sim::command(&options) }
         }));

@@ -8,21 +8,23 @@
 //! | `world::side` | the sides: session, tree, handoff and gate are real; mount and storage are modelled there |
 //! | [`nemesis`] | what goes wrong, drawn beforehand ([`plan`]) |
 //! | [`past`] | what has happened, from what the nodes have applied |
+//! | [`apart`], [`sockets`] | what else would have a say: the machine's clocks and chance, and the order in which things are dropped |
 //! | [`properties`] | what must be true after every step |
 //!
 //! # Promises
 //!
 //! After every step of true time the properties are looked at; the first one that does not hold ends the run. When everything has
-//! healed, somebody gets each tree, and all nodes have the same state. A seed replays a run: chance has one source, ids are drawn
-//! from it where their order matters, no thread and no clock of the machine has a say, and a node's election time-out is drawn by
-//! the plan. (What is left is tokio's choice among branches of a `select!` that are ready at the same moment, where the outcome must
-//! not depend on it.)
+//! healed, somebody gets each tree, and all nodes have the same state. A seed replays a run, whatever else the process does: chance has
+//! one source, ids are drawn from it where their order matters, no clock of the machine has a say, a thread is a failure, a node's
+//! connections end in one order when it is killed, and its election time-out is drawn by the plan. (What is left is tokio's choice
+//! among branches of a `select!` that are ready at the same moment, where the outcome must not depend on it.)
 //!
 //! # Does not know
 //!
 //! A process that is stopped: turmoil's hosts always run, so a node's machine that sleeps is modelled by messages that are held and a
 //! clock that stands still. Real disks and TLS. What the kernel does.
 
+pub mod apart;
 pub mod callers;
 pub mod clock;
 pub mod disk;
@@ -32,10 +34,12 @@ pub mod nodes;
 pub mod past;
 pub mod plan;
 pub mod properties;
+pub mod sockets;
 pub mod wires;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -51,6 +55,7 @@ use crate::world::schedule::Scheduled;
 use crate::world::side::{Local, Side, policy_as_text};
 use crate::world::storage::Flight;
 use crate::world::users::{self, Wish};
+use apart::Apart;
 use callers::{Call, Post};
 use clock::{NodeClock, TrueTime};
 use disk::NodeDisk;
@@ -160,14 +165,22 @@ pub struct World {
     _dir: tempfile::TempDir,
 }
 
-/// One run.
+/// One run, on a thread of its own: what libraries keep for a thread begins anew.
 pub fn run(options: Options) -> Report {
+    std::thread::scope(|scope| scope.spawn(|| play(options)).join()).unwrap_or_else(|panicked| resume_unwind(panicked))
+}
+
+fn play(options: Options) -> Report {
+    let apart = apart::begin(&options);
     let mut world = World::new(options);
-    if let Err(broken) = world.go() {
+    if let Err(broken) = world.go(&apart) {
         world.report.broken = Some((world.now, broken));
     }
     let mut report = std::mem::take(&mut world.report);
     report.counts.insert("runs", 1);
+    if report.broken.is_none() && apart.threads() > 0 {
+        report.broken = Some((world.now, format!("{} threads were begun: what they do takes real time", apart.threads())));
+    }
     report
 }
 
@@ -312,7 +325,7 @@ impl World {
 
     // ---- the loop ----
 
-    fn go(&mut self) -> Result<(), Broken> {
+    fn go(&mut self, apart: &Apart) -> Result<(), Broken> {
         loop {
             while self.queue.peek().is_some_and(|Reverse(next)| next.0 <= self.now) {
                 let Some(Reverse(Scheduled(_, _, what))) = self.queue.pop() else { break };
@@ -321,6 +334,7 @@ impl World {
             self.sim.step().map_err(|e| format!("a host of the simulation failed: {e}"))?;
             self.now = self.sim.elapsed();
             self.time.set(self.now);
+            apart.set(self.now);
             self.look_at_nodes()?;
             self.hear()?;
             self.check_gates()?;

@@ -353,6 +353,7 @@ impl World {
         }
         self.count(if power { "nodes that lost their power" } else { "nodes killed" });
         self.say(|_| format!("node {} is gone", node + 1));
+        self.nodes[node].sockets.kill();
         self.sim.crash(self.nodes[node].name());
         self.nodes[node].disk.crash(power);
         self.nodes[node].lost();

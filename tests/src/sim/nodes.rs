@@ -24,6 +24,7 @@ use treelease_server::surroundings::Surroundings;
 
 use super::clock::NodeClock;
 use super::disk::NodeDisk;
+use super::sockets::Sockets;
 use super::wires;
 
 /// How long the control's command may take.
@@ -58,13 +59,15 @@ pub struct SimNode {
     pub clock: NodeClock,
     /// Its disk.
     pub disk: NodeDisk,
+    /// Its host's connections.
+    pub sockets: Sockets,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl SimNode {
     /// With an empty disk. `dir`: for its plain files.
     pub fn new(id: NodeId, dir: &Path, pace: Pace, faults: Faults, clock: NodeClock, disk: NodeDisk) -> Self {
-        Self { id, dir: dir.join(name(id)), pace, faults, clock, disk, seen: Arc::default() }
+        Self { id, dir: dir.join(name(id)), pace, faults, clock, disk, sockets: Sockets::default(), seen: Arc::default() }
     }
 
     /// Its host.
@@ -74,10 +77,11 @@ impl SimNode {
 
     /// Runs until it fails or its host is crashed.
     pub async fn run(self) -> turmoil::Result {
+        self.sockets.start();
         let on = Surroundings {
             clock: Arc::new(self.clock.clone()),
-            callers: Some(wires::callers().await?),
-            dial: wires::between_nodes(),
+            callers: Some(wires::callers(self.sockets.clone()).await?),
+            dial: wires::between_nodes(self.sockets.clone()),
             disk: Disk::Simulated(Arc::new(self.disk.clone())),
             faults: self.faults,
         };

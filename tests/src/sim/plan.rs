@@ -161,6 +161,18 @@ impl Siege {
     ];
 }
 
+/// What the thread that plays a world hears of its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Machine {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// Nothing either; and it gives this process no processor for longer than a second, now and then.
+    Stalls,
+    /// Its chance, and its clocks: they leap by seconds, as that number says (control).
+    Heard(u64),
+}
+
 /// What is run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -170,12 +182,14 @@ pub struct Options {
     pub fault: Fault,
     /// Keep a line for each event.
     pub trace: bool,
+    /// What it hears of this machine.
+    pub machine: Machine,
 }
 
 impl Options {
     /// The product as it is.
     pub const fn of(seed: u64) -> Self {
-        Self { seed, fault: Fault::None, trace: false }
+        Self { seed, fault: Fault::None, trace: false, machine: Machine::Silent }
     }
 }
 

@@ -8,7 +8,7 @@ use treelease_client::config::{Config, Env, Overrides};
 use treelease_client::error::Failure;
 use treelease_client::local::LocalClient;
 use treelease_client::report::{Report, TreeReport};
-use treelease_client::rpc::Servers;
+use treelease_client::rpc::{CallError, Servers};
 use treelease_client::words::command::{Answer, Command};
 use treelease_client::words::id::TreeName;
 use treelease_client::words::refusal::Code;
@@ -108,7 +108,7 @@ impl Ctx {
     /// Which tree is meant, asking the servers for the only one.
     pub async fn tree_there(&self, named: Option<&TreeName>, servers: &Servers) -> Result<(ClusterStatus, TreeStatus), Failure> {
         let name = which::named(named)?;
-        let status = servers.status().await?;
+        let status = about(servers, name.as_slice()).await?;
         let name = match name {
             Some(name) => name,
             None => which::only(&status.trees.iter().map(|t| t.name.to_string()).collect::<Vec<_>>())?,
@@ -162,6 +162,14 @@ pub fn actor(config: &Config) -> String {
 /// The tree of that name.
 pub fn find<'a>(status: &'a ClusterStatus, name: &TreeName) -> Result<&'a TreeStatus, Failure> {
     status.trees.iter().find(|t| t.name == *name).ok_or_else(|| no_tree(name, status.trees.iter().map(|t| t.name.to_string())))
+}
+
+/// These trees as the servers have them, and perhaps others; with no name, all. All too where one is missing: then the refusal names
+/// those that there are.
+pub async fn about(servers: &Servers, trees: &[TreeName]) -> Result<ClusterStatus, CallError> {
+    let status = servers.status_of(trees).await?;
+    let there = |name: &TreeName| status.trees.iter().any(|tree| tree.name == *name);
+    if trees.iter().all(there) { Ok(status) } else { servers.status().await }
 }
 
 /// There is no tree of that name, but these.

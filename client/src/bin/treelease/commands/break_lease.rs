@@ -10,7 +10,7 @@ use treelease_client::words::refusal::Code;
 use treelease_client::words::tree::{Holder, TreeStatus};
 
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 use crate::ui::{age, now, span};
 
 /// End a lease by force
@@ -38,7 +38,7 @@ pub struct BreakArgs {
 pub async fn run(ctx: &Ctx, args: BreakArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.tree)).await?;
     let tree = find(&status, &args.tree)?;
     let Some(holder) = &tree.holder else {
         return Err(Failure::new(Code::EpochMoved, format!("\"{}\" is not held: it is {}", tree.name, tree.state.as_str()))

@@ -11,7 +11,7 @@ use treelease_client::words::refusal::Code;
 use treelease_client::words::tree::TreeStatus;
 
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, actor, find};
+use crate::ctx::{Ctx, about, actor, find};
 
 /// How often the end of a test is looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -127,7 +127,7 @@ pub async fn run(ctx: &Ctx, args: FenceArgs) -> Result<u8, Failure> {
 async fn confirm(ctx: &Ctx, args: ConfirmArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.tree)).await?;
     let tree = find(&status, &args.tree)?;
     let side = tree.ended_side.as_ref().map_or("the old holder", |s| s.as_str());
     if args.dry.dry_run {
@@ -143,7 +143,7 @@ async fn confirm(ctx: &Ctx, args: ConfirmArgs) -> Result<u8, Failure> {
 async fn test(ctx: &Ctx, args: TestArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.tree)).await?;
     let tree = find(&status, &args.tree)?;
     let side = match args.tried_on.or_else(|| tree.run_side.clone()) {
         Some(side) => side,
@@ -175,7 +175,7 @@ async fn test(ctx: &Ctx, args: TestArgs) -> Result<u8, Failure> {
 async fn unfence(ctx: &Ctx, args: UnfenceArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.tree)).await?;
     let tree = find(&status, &args.tree)?;
     let side = &args.fenced;
     let fenced = tree.fenced.iter().find(|fenced| fenced.side == *side).ok_or_else(|| not_fenced(tree, side))?;

@@ -11,7 +11,7 @@ use treelease_client::words::tree::{Root, RootState};
 
 use super::up_parts::{add_mount, whole};
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 
 /// Add a guarded mount to the running daemon
 ///
@@ -47,7 +47,7 @@ pub async fn run(ctx: &Ctx, args: MountArgs) -> Result<u8, Failure> {
         (Some(lower), _) => whole(&lower)?,
         (None, Some(mount)) => mount.lower.clone(),
         (None, None) => {
-            let status = servers.status().await?;
+            let status = about(&servers, std::slice::from_ref(&args.tree)).await?;
             let live =
                 find(&status, &args.tree)?.roots.iter().find(|r| r.state == RootState::Live).map(|r| PathBuf::from(&r.path));
             live.filter(|path| path.is_absolute()).ok_or_else(|| {
@@ -67,7 +67,7 @@ pub async fn run(ctx: &Ctx, args: MountArgs) -> Result<u8, Failure> {
     }
     if args.adopt {
         // A tree that was added without a root gets this one: the marker to be written has to name it.
-        let status = servers.status().await?;
+        let status = about(&servers, std::slice::from_ref(&args.tree)).await?;
         let tree = find(&status, &args.tree)?;
         if tree.roots.is_empty() {
             let root = Root { id: RootId::random(), path: lower.display().to_string(), state: RootState::Live };

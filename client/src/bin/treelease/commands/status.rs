@@ -16,7 +16,7 @@ use treelease_client::words::refusal::Code;
 use treelease_client::words::time::WallTime;
 
 use super::status_text;
-use crate::ctx::{Ctx, interrupted, no_tree};
+use crate::ctx::{Ctx, about, interrupted, no_tree};
 use crate::ui::now;
 use crate::which;
 
@@ -104,19 +104,19 @@ pub async fn look(ctx: &Ctx, config: &Config, trees: &[TreeName]) -> Result<Seen
             let told = ctx.told(&mut daemon).await?;
             Seen { json: told.json, report: told.report, reachable: told.reachable, written_at: None, by_daemon: true }
         }
-        None => without_daemon(config).await?,
+        None => without_daemon(config, trees).await?,
     };
     only(seen, trees)
 }
 
-async fn without_daemon(config: &Config) -> Result<Seen, Failure> {
+async fn without_daemon(config: &Config, trees: &[TreeName]) -> Result<Seen, Failure> {
     let Some(servers) = config.servers()? else {
         return last_known(config).ok_or_else(|| {
             Failure::new(Code::Unreachable, "nothing is set up here: no server is configured and no daemon runs")
                 .hint("guard a directory with `treelease up DIR`")
         });
     };
-    match servers.status().await {
+    match about(&servers, trees).await {
         Ok(status) => {
             let report = Report::new(&status, config.side().ok().as_ref(), now(), |_| None);
             Ok(Seen { json: json!(report), report, reachable: true, written_at: None, by_daemon: false })
@@ -159,8 +159,9 @@ fn only(mut seen: Seen, trees: &[TreeName]) -> Result<Seen, Failure> {
 /// 0, 75 or 69. While the servers are away a tree is still ours for as long as we may write.
 async fn check(ctx: &Ctx, args: &StatusArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
-    let seen = look(ctx, &config, &[]).await?;
-    let name = match which::named(args.trees.first())? {
+    let name = which::named(args.trees.first())?;
+    let seen = look(ctx, &config, name.as_slice()).await?;
+    let name = match name {
         Some(name) => name,
         None => which::only(&seen.report.trees.iter().map(|t| t.name.clone()).collect::<Vec<_>>())?,
     };

@@ -21,7 +21,7 @@ use treelease_client::words::tree::{Root, RootState};
 
 use super::up_parts::{self, Served, Undo, add_mount, server_for, whole};
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 
 /// Guard a directory, and start what that needs
 ///
@@ -393,7 +393,7 @@ async fn start_daemon(ctx: &Ctx, config: &Config, undo: &mut Undo) -> Result<Loc
 
 /// What is guarded now, and by whom.
 async fn summary(ctx: &Ctx, config: &Config, served: &Served, mount: &MountConfig, changed: bool) -> Result<(), Failure> {
-    let status = served.servers.status().await?;
+    let status = about(&served.servers, std::slice::from_ref(&mount.tree)).await?;
     let mode = json!(find(&status, &mount.tree)?.policy.mode);
     let mode = mode.as_str().unwrap_or_default();
     let server = match &served.embedded {

@@ -12,7 +12,7 @@ use treelease_client::words::time::format_duration;
 use treelease_client::words::tree::StateName;
 
 use crate::cli::WaitArgs;
-use crate::ctx::{Ctx, by_signal, interrupted, no_tree, standing};
+use crate::ctx::{Ctx, about, by_signal, interrupted, no_tree, standing};
 use crate::ui::now;
 use crate::waiting::Waiting;
 use crate::which;
@@ -105,6 +105,7 @@ pub async fn run(ctx: &Ctx, args: WaitForArgs) -> Result<u8, Failure> {
 }
 
 async fn look(ctx: &Ctx, config: &Config, named: Option<&TreeName>) -> Result<TreeReport, Failure> {
+    let name = which::named(named)?;
     let report = match ctx.running(config).await? {
         Some(mut daemon) => {
             let told = ctx.told(&mut daemon).await?;
@@ -114,11 +115,11 @@ async fn look(ctx: &Ctx, config: &Config, named: Option<&TreeName>) -> Result<Tr
             told.report
         }
         None => {
-            let status = config.need_servers()?.status().await?;
+            let status = about(&config.need_servers()?, name.as_slice()).await?;
             Report::new(&status, config.side().ok().as_ref(), now(), |_| None)
         }
     };
-    let name = match which::named(named)? {
+    let name = match name {
         Some(name) => name,
         None => which::only(&report.trees.iter().map(|t| t.name.clone()).collect::<Vec<_>>())?,
     };

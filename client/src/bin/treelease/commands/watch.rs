@@ -8,7 +8,7 @@ use treelease_client::rpc::{CallError, WatchItem};
 use treelease_client::words::id::TreeName;
 use treelease_client::words::time::WallTime;
 
-use crate::ctx::{Ctx, find, interrupted};
+use crate::ctx::{Ctx, about, find, interrupted};
 use crate::table::printable;
 use crate::ui::now;
 
@@ -26,7 +26,7 @@ pub struct WatchArgs {
 pub async fn run(ctx: &Ctx, args: WatchArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, &args.trees).await?;
     let ids = args.trees.iter().map(|name| find(&status, name).map(|t| t.id.clone())).collect::<Result<Vec<_>, _>>()?;
     let mut items = servers.watch(args.since, ids);
     let signal = interrupted();

@@ -7,7 +7,7 @@ use treelease_client::words::id::TreeName;
 use treelease_client::words::refusal::Code;
 
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 use crate::ui::span;
 
 /// Lift a tree of a server that is older than the storage
@@ -32,7 +32,7 @@ pub struct RaiseEpochArgs {
 pub async fn run(ctx: &Ctx, args: RaiseEpochArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.name)).await?;
     let tree = find(&status, &args.name)?;
     let (name, above) = (&tree.name, Epoch::from_raw(args.above));
     if above <= tree.epoch {

@@ -8,7 +8,7 @@ use treelease_client::words::tree::RootState;
 
 use super::seal::pick;
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 
 /// End a tree's life, for ever
 ///
@@ -50,7 +50,7 @@ pub struct RmArgs {
 pub async fn retire(ctx: &Ctx, args: RetireArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.name)).await?;
     let tree = find(&status, &args.name)?;
     let name = &tree.name;
     if args.dry.dry_run {
@@ -77,7 +77,7 @@ pub async fn retire(ctx: &Ctx, args: RetireArgs) -> Result<u8, Failure> {
 pub async fn remove(ctx: &Ctx, args: RmArgs) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.name)).await?;
     let tree = find(&status, &args.name)?;
     let (id, name, reason) = (tree.id.clone(), &tree.name, args.reason);
     let (command, what) = match &args.root {

@@ -7,7 +7,7 @@ use treelease_client::words::refusal::Code;
 use treelease_client::words::tree::{Root, RootState, TreeStatus};
 
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 
 /// Let nobody write to a tree until it is unsealed
 ///
@@ -54,7 +54,7 @@ pub async fn unseal(ctx: &Ctx, args: UnsealArgs) -> Result<u8, Failure> {
 async fn set(ctx: &Ctx, which: Which, from: RootState, to: RootState) -> Result<u8, Failure> {
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&which.name)).await?;
     let tree = find(&status, &which.name)?;
     let root = pick(tree, which.root.as_deref(), from)?;
     if which.dry.dry_run {

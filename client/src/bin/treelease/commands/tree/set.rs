@@ -5,7 +5,7 @@ use treelease_client::words::command::Command;
 use treelease_client::words::id::TreeName;
 
 use crate::cli::DryRun;
-use crate::ctx::{Ctx, find};
+use crate::ctx::{Ctx, about, find};
 
 /// Change a tree's policy: all of the keys, or none
 #[derive(clap::Args, Debug)]
@@ -24,7 +24,7 @@ pub async fn run(ctx: &Ctx, args: SetArgs) -> Result<u8, Failure> {
     let policy = super::policy(&args.policy)?;
     let config = ctx.config()?;
     let servers = config.need_servers()?;
-    let status = servers.status().await?;
+    let status = about(&servers, std::slice::from_ref(&args.name)).await?;
     let tree = find(&status, &args.name)?;
     if args.dry.dry_run {
         let was = |key: &str| tree.policy.get(key).unwrap_or_default();
