@@ -28,6 +28,7 @@ pub mod dirty;
 pub mod error;
 pub mod faults;
 pub mod first_reads;
+mod flushing;
 pub mod handle;
 pub mod inode;
 pub mod io;
