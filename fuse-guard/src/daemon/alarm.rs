@@ -69,4 +69,17 @@ mod tests {
             assert!(rung.is_ok(), "it rings at once");
         });
     }
+
+    #[test]
+    fn where_it_cannot_be_set_it_rings_all_the_same() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            // No timer, though as quiet as one that was not set.
+            let (none, _other_end) = std::io::pipe().unwrap();
+            // SAFETY: as in `Alarm::new`.
+            let alarm = Alarm(unsafe { AsyncFd::register_with_interest(OwnedFd::from(none), Interest::READABLE) }.unwrap());
+            let rung = tokio::time::timeout(Duration::from_secs(60), alarm.sleep(Duration::from_millis(20))).await;
+            assert!(rung.is_ok());
+        });
+    }
 }

@@ -11,8 +11,9 @@ use treelease_client::words::command::{Command, EventKind};
 use treelease_client::words::id::{RequestKey, TreeId};
 use treelease_client::words::time::BootTime;
 
-use super::effects::{DROP_LIMIT, keep_note};
+use super::effects::keep_note;
 use super::servers::Purpose;
+use super::storage::DROP_LIMIT;
 use super::{Daemon, Faults};
 use crate::failpoint::PausedKernel;
 

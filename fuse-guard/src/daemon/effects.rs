@@ -1,42 +1,31 @@
 //! Carrying out what a tree asks for ([`tree::Effect`](super::tree::Effect)).
 //!
-//! Nothing here waits: what touches the lower filesystem runs on a thread that may be lost, and its end comes back as a
-//! [`Done`]. The order of a tree's effects is kept: a standing is published before the drain that relies on it begins.
+//! Nothing here waits: what touches the lower filesystem runs on a thread that may be lost ([`super::storage`]), and its end comes back as
+//! a [`Done`]. The order of a tree's effects is kept: a standing is published before the drain that relies on it begins. What is sent to
+//! the servers about an end has been noted for a restart ([`super::restart`]).
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use treelease_client::error::Failure;
-use treelease_client::local::to_local;
-use treelease_client::words::command::{Acquire, Answer, Command, Grant, Release};
+use treelease_client::words::command::{Acquire, Answer, Command, Release};
 use treelease_client::words::epoch::Epoch;
-use treelease_client::words::id::{HoldId, RequestKey, TreeId};
+use treelease_client::words::id::{RequestKey, TreeId};
 use treelease_client::words::refusal::{Code, Refusal};
 use treelease_client::words::time::BootTime;
 use treelease_client::words::wire::{self, hold_answer, progress};
 
 use super::servers::{Job, Purpose};
-use super::state_dir::{LeaseNote, LetGo};
-use super::tree::{Attempt, Effect, EndResult, LockWord, Past};
+use super::storage::DROP_LIMIT;
+use super::tree::{Attempt, Effect, LockWord, Past};
 use super::{Daemon, Msg, Tree};
-use crate::fuse::Mount;
-use crate::gate::{Outcome, Right};
-use crate::handoff::{DRAIN_LIMIT, PUSH_LIMIT, Step};
+use crate::gate::Outcome;
+use crate::handoff::{PUSH_LIMIT, Step};
 use crate::lower::witness::Lock;
 
-/// How long dropping the kernel's caches may take at a grant before the lease is handed back.
-pub(super) const DROP_LIMIT: Duration = Duration::from_secs(8);
-/// How long a broken lease's writes in flight may take to end before the daemon says that its gate is shut.
-const SHUT_LIMIT: Duration = Duration::from_secs(60);
-/// Longer than any test: how long a gate stays open that a test holds open.
-const FOR_EVER: Duration = Duration::from_secs(86_400);
 /// Left-over notes kept for `status`.
 pub(super) const NOTES_MAX: usize = 32;
-/// Words to a waiting command that are kept free for the end of its wait.
-const ROOM_FOR_LAST: usize = 8;
 
 /// Something about one tree has come to its end elsewhere.
 #[derive(Debug)]
@@ -176,171 +165,7 @@ impl Daemon {
         }
     }
 
-    // ---- gate and storage ----
-
-    pub(super) fn mount(&self, id: &TreeId) -> Option<Arc<Mount>> {
-        self.trees.get(id)?.mounted.as_ref().map(|m| m.mount.clone())
-    }
-
-    pub(super) fn publish(&mut self, id: &TreeId) {
-        let lives = self.session.is_some();
-        let faults = self.faults;
-        let for_ever = self.clock.now().after(FOR_EVER);
-        let Some(tree) = self.trees.get(id) else { return };
-        let Some(mounted) = &tree.mounted else { return };
-        let mut standing = tree.side.standing(lives);
-        if faults.no_stale || faults.gate_open {
-            standing.stale_below = Epoch::ZERO;
-        }
-        let opened = |right: Right| matches!(right, Right::Write { .. });
-        if faults.gate_open && (opened(standing.right) || opened(mounted.mount.standing().right)) {
-            standing.right = Right::Write { until: for_ever };
-        }
-        mounted.mount.publish(standing);
-        // A gate that opened while operations waited (they came after the others were carried out, or the handoff was declined).
-        if tree.side.is_open() && mounted.mount.waiting() > 0 {
-            self.answer_waiting(id);
-        }
-    }
-
-    fn answer_waiting(&self, id: &TreeId) {
-        let Some(tree) = self.trees.get(id) else { return };
-        if let (Some(mounted), Some(grant)) = (&tree.mounted, tree.side.grant()) {
-            mounted.mount.answer_waiters(Outcome::Granted { run_start: grant.run_start, epoch: grant.epoch });
-        }
-    }
-
-    /// Runs something that may hang on a thread that may be lost, and brings its end back.
-    pub(super) fn elsewhere(&self, id: &TreeId, work: impl FnOnce() -> Done + Send + 'static) {
-        let (mail, id) = (self.mail.clone(), id.clone());
-        tokio::task::spawn_blocking(move || {
-            let done = work();
-            let _ = mail.blocking_send(Msg::Tree(id, done));
-        });
-    }
-
-    fn open_root(&mut self, id: &TreeId, grant: Grant) {
-        if self.mount(id).is_some() {
-            return self.lock_for_opening(id, &grant);
-        }
-        // Shim-only: there is no gate to open.
-        self.elsewhere(id, move || Done::Opened(grant.epoch, Ok(Vec::new())));
-    }
-
-    /// The lock was asked for: now marker, stamp and left-overs, as long as the right to write lives.
-    pub(super) fn check_root(&mut self, id: &TreeId, epoch: Epoch, now: BootTime) {
-        let Some(tree) = self.trees.get_mut(id) else { return };
-        let Some(grant) = tree.side.grant().filter(|g| g.epoch == epoch).cloned() else { return };
-        if tree.side.right().is_none() {
-            let refusal =
-                Refusal::new(Code::Storage, format!("\"{}\": the lock took longer than the lease lasts", tree.side.name));
-            return tree.side.handle_opened(epoch, Err(refusal), now);
-        }
-        let Some(mounted) = &tree.mounted else { return };
-        let (Some(session), Some(cluster)) = (self.file.session.clone(), self.file.cluster.clone()) else { return };
-        let opening = super::root::Opening {
-            root: mounted.root.clone(),
-            lower: mounted.lower.clone(),
-            marker: mounted.marker.clone(),
-            name: tree.side.name.clone(),
-            grant: grant.clone(),
-            session,
-            cluster,
-            accepted: self.file.accepted.clone(),
-            endpoints: self.servers.as_ref().map(|s| s.endpoints()).unwrap_or_default(),
-            checks: tree.side.policy.checks.clone(),
-            scratch: self.config.state_dir.clone(),
-            clock: self.clock.clone(),
-            until: tree.side.right(),
-        };
-        let mount = mounted.mount.clone();
-        self.note_lease(id, grant.epoch);
-        let Some(tree) = self.trees.get(id) else { return };
-        // Back in the same run after an expiry: what was written under the earlier epoch may still be unconfirmed, so the list of
-        // written files, and the descriptor that would hear of their errors, go on.
-        let goes_on = tree.unflushed && grant.run_start.0 <= tree.side.ever_run();
-        self.elsewhere(id, move || {
-            let result =
-                opening.see_to_it().and_then(|notes| match if goes_on { Ok(()) } else { mount.begin_epoch(grant.epoch) } {
-                    Ok(()) => Ok(notes),
-                    Err(e) => Err(Failure::io("cannot begin an epoch on the storage", &e).into()),
-                });
-            Done::Opened(grant.epoch, result)
-        });
-    }
-
-    fn carry_out_waiting(&mut self, id: &TreeId, grant: Grant) {
-        tracing::info!(tree = %id, epoch = %grant.epoch, run_start = %grant.run_start, last_end = %grant.last_end, "lease granted");
-        let Some(mount) = self.mount(id) else {
-            self.elsewhere(id, move || Done::CarriedOut(grant.epoch, Ok(())));
-            return;
-        };
-        self.elsewhere(id, move || {
-            mount.forget_attributes();
-            mount.answer_waiters(Outcome::Granted { run_start: grant.run_start, epoch: grant.epoch });
-            let dropped = if mount.drop_caches(DROP_LIMIT) {
-                Ok(())
-            } else {
-                Err(format!("the kernel did not drop its caches within {} s: the lease is handed back", DROP_LIMIT.as_secs()))
-            };
-            Done::CarriedOut(grant.epoch, dropped)
-        });
-    }
-
-    fn shut(&mut self, id: &TreeId, epoch: Epoch) {
-        let mount = self.mount(id);
-        let lock = self.trees.get_mut(id).and_then(|t| t.locks.own.take());
-        let (mail, id) = (self.mail.clone(), id.clone());
-        tokio::task::spawn_blocking(move || {
-            // What could not be confirmed keeps the lock, until the process ends.
-            let keep = || lock.iter().for_each(|lock| lock.keep());
-            if let Some(mount) = mount {
-                // The daemon's word that its gate is shut lets the server wait less: not while a write is in flight (I2 c).
-                if !mount.drain(SHUT_LIMIT) {
-                    tracing::error!(tree = %id, %epoch, "writes are in flight still: the server waits its full time");
-                    keep();
-                    mount.drop_caches(DROP_LIMIT);
-                    return;
-                }
-                match mount.flush(SHUT_LIMIT) {
-                    Ok(_) => lock.iter().for_each(|lock| _ = lock.let_go(lock.turn())),
-                    Err(failed) => {
-                        tracing::warn!(files = ?failed.files, why = failed.why, "a flush after the lease was taken away has failed");
-                        keep();
-                    }
-                }
-                mount.drop_caches(DROP_LIMIT);
-            }
-            let _ = mail.blocking_send(Msg::Tree(id, Done::Shut(epoch)));
-        });
-    }
-
-    fn settle(&mut self, id: &TreeId, no: u64) {
-        let Some(mount) = self.mount(id) else { return };
-        self.elsewhere(id, move || {
-            if !mount.drain(DRAIN_LIMIT) {
-                return Done::Settled(no, Err(false));
-            }
-            Done::Settled(no, super::flushes::settled(mount.flush(SHUT_LIMIT)))
-        });
-    }
-
-    fn flush_lapsed(&mut self, id: &TreeId) {
-        let Some(mount) = self.mount(id) else { return };
-        let lock = self.trees.get(id).and_then(|t| t.locks.own.clone()).map(|lock| (lock.turn(), lock));
-        tracing::warn!(tree = %id, "the deadline has passed without a renewal: writes have stopped");
-        tokio::task::spawn_blocking(move || {
-            let (flush, drain) = (|| mount.flush(SHUT_LIMIT), || mount.drain(SHUT_LIMIT));
-            match super::flushes::lapsed(flush, drain) {
-                // Nothing is unconfirmed: a free lock is this side's word for it, through the storage.
-                Ok(true) => lock.iter().for_each(|(turn, lock)| _ = lock.let_go(*turn)),
-                Ok(false) => {}
-                Err(failed) => {
-                    tracing::warn!(files = ?failed.files, why = failed.why, "a flush at the deadline has failed");
-                }
-            }
-        });
-    }
+    // ---- the steps of an end ----
 
     fn step(&mut self, id: &TreeId, step: Step, now: BootTime) {
         let mount = self.mount(id);
@@ -398,73 +223,6 @@ impl Daemon {
                 self.send(id, command, Purpose::Tell, RequestKey::random());
             }
             Step::CloseStageOne | Step::Reopen | Step::Done => {}
-        }
-    }
-
-    // ---- what a restarted daemon must know ----
-
-    /// A gate is about to open under this epoch.
-    fn note_lease(&mut self, id: &TreeId, epoch: Epoch) {
-        let mounted = self.trees.get(id).is_some_and(|t| t.mounted.is_some());
-        let before = self.file.leases.insert(id.clone(), LeaseNote { epoch, mounted, let_go: None });
-        if let Some(note) = self.file.leases.get_mut(id)
-            && before.is_some_and(|b| b.epoch == epoch && b.mounted)
-        {
-            note.mounted = true;
-        }
-        if mounted {
-            self.file.written.insert(id.clone(), epoch);
-        }
-        // A note that is not there says the worst already: that it may have written.
-        self.save_notes();
-    }
-
-    /// Before the server hears that this lease ends: the gate never opens under its epoch again, nor does a restarted daemon's.
-    /// False: it could not be noted, and nothing is said to the server before it is (tried again until then, with the gate shut): a
-    /// daemon that was killed and restarted would open its gate under a lease whose end was on its way.
-    fn note_let_go(&mut self, id: &TreeId, epoch: Epoch, how: Past) -> bool {
-        let let_go = match how {
-            Past::Wrote => None,
-            Past::Released => Some(LetGo::Released),
-            Past::GivenBack => Some(LetGo::GivenBack),
-            Past::Surrendered => Some(LetGo::Surrendered),
-        };
-        let mounted = self.wrote_through_a_mount(id);
-        self.file.leases.insert(id.clone(), LeaseNote { epoch, mounted, let_go });
-        self.save_notes()
-    }
-
-    fn save_notes(&self) -> bool {
-        let saved = self.state.note(&self.file);
-        if let Err(failure) = &saved {
-            tracing::error!(why = %failure.message, "the state of the leases could not be noted for a restart");
-        }
-        saved.is_ok()
-    }
-
-    fn owed_later(&mut self, id: &TreeId, epoch: Epoch, now: BootTime) {
-        if let Some(tree) = self.trees.get_mut(id) {
-            tree.side.handle_owed_answer(epoch, false, now);
-        }
-    }
-
-    fn end_later(&mut self, id: &TreeId, no: u64, now: BootTime) {
-        if let Some(tree) = self.trees.get_mut(id) {
-            tree.side.handle_end_answer(no, Err("it could not be noted for a restart".into()), now);
-        }
-    }
-
-    fn wrote_through_a_mount(&self, id: &TreeId) -> bool {
-        let epoch = self.trees.get(id).and_then(|t| t.side.grant()).map(|g| g.epoch);
-        self.file.leases.get(id).is_some_and(|note| note.mounted && Some(note.epoch) == epoch)
-    }
-
-    pub(super) fn past_of(&self, id: &TreeId, epoch: Epoch) -> Past {
-        match self.file.leases.get(id).filter(|note| note.epoch == epoch).and_then(|note| note.let_go) {
-            None => Past::Wrote,
-            Some(LetGo::Released) => Past::Released,
-            Some(LetGo::GivenBack) => Past::GivenBack,
-            Some(LetGo::Surrendered) => Past::Surrendered,
         }
     }
 
@@ -606,113 +364,6 @@ impl Daemon {
                     self.send(id, Command::Report { lease, event, reason: what, count: 1 }, Purpose::Tell, RequestKey::random());
                 }
             }
-        }
-    }
-
-    // ---- people ----
-
-    fn tell_hold(&mut self, id: &TreeId, hold: &HoldId, kind: hold_answer::Kind, last: bool) {
-        let Some(tree) = self.trees.get_mut(id) else { return };
-        // A command that does not read (stopped by Ctrl-Z) must still find the last word, which it waits for.
-        let waits = matches!(kind, hold_answer::Kind::Waiting(_));
-        if let Some(stream) = tree.hold_streams.get(hold)
-            && !(waits && stream.capacity() <= ROOM_FOR_LAST)
-        {
-            let _ = stream.try_send(wire::HoldAnswer { kind: Some(kind) });
-        }
-        if last {
-            tree.hold_streams.remove(hold);
-        }
-    }
-
-    fn hold_granted(&mut self, id: &TreeId, hold: &HoldId) {
-        let side = self.side.to_string();
-        let Some(tree) = self.trees.get(id) else { return };
-        let epoch = tree.side.grant().map_or(0, |g| g.epoch.get());
-        let kind = tree.side.holds.get(hold).map(|h| h.kind);
-        let held = wire::HeldNow {
-            hold: hold.to_string(),
-            tree: id.to_string(),
-            epoch,
-            side,
-            tree_name: tree.side.name.to_string(),
-            mounted_at: tree.mounted.as_ref().map(|m| m.at.display().to_string()).unwrap_or_default(),
-            already: false,
-        };
-        // A person's hold lives without its stream; a command's needs it to hear of a loss.
-        let last = kind == Some(super::tree::HoldKind::Acquire);
-        self.tell_hold(id, hold, hold_answer::Kind::Held(held), last);
-    }
-
-    fn hold_waits(&mut self, id: &TreeId, hold: &HoldId) {
-        let Some(tree) = self.trees.get(id) else { return };
-        let why = tree.side.why_not();
-        let holder = tree.side.holder().cloned();
-        let place = match tree.side.line {
-            super::tree::Line::In { place, .. } => place,
-            _ => 0,
-        };
-        let waiting = wire::Waiting {
-            message: why.message,
-            place,
-            holder_side: holder.as_ref().map(|h| h.side.to_string()).unwrap_or_default(),
-            holder_host: holder.as_ref().map(|h| h.host.clone()).unwrap_or_default(),
-            holder_since: holder.as_ref().map(|h| h.since.to_string()).unwrap_or_default(),
-            holder_note: holder.as_ref().map(|h| h.note.clone()).unwrap_or_default(),
-            epoch: holder.as_ref().map_or(0, |h| h.epoch.get()),
-        };
-        self.tell_hold(id, hold, hold_answer::Kind::Waiting(waiting), false);
-    }
-
-    pub(super) fn hold_refused(&mut self, id: &TreeId, hold: &HoldId, mut failure: Failure) {
-        if let Some(tree) = self.trees.get(id)
-            && failure.hints.is_empty()
-        {
-            failure = super::calls::with_hint(failure, &tree.side);
-        }
-        self.tell_hold(id, hold, hold_answer::Kind::Refused(to_local(&failure)), true);
-    }
-
-    fn tell_enders(&mut self, id: &TreeId, kind: progress::Kind) {
-        let Some(tree) = self.trees.get_mut(id) else { return };
-        for who in &tree.enders {
-            let _ = who.try_send(wire::Progress { kind: Some(kind.clone()) });
-        }
-    }
-
-    fn end_result(&mut self, id: &TreeId, result: EndResult) {
-        let Some(tree) = self.trees.get(id) else { return };
-        let name = tree.side.name.clone();
-        if let (EndResult::Released { .. }, Some(tree)) = (&result, self.trees.get_mut(id)) {
-            tree.unflushed = false;
-            tree.late.released();
-        }
-        if let (EndResult::Surrendered(why), Some(ending)) = (&result, &mut self.ending) {
-            ending.unclean.push(format!("\"{name}\" ended unclean: {why}"));
-        }
-        let kind = match result {
-            EndResult::Released { files, bytes, not_to } => {
-                tracing::info!(tree = %id, files, bytes, "lease released clean");
-                match not_to {
-                    None => {
-                        let message = format!("\"{name}\" released: {files} files, {bytes} bytes made durable.");
-                        progress::Kind::Finished(wire::Finished { message, notes: Vec::new() })
-                    }
-                    Some(why) => progress::Kind::Refused(to_local(&Failure::new(
-                        Code::NotFound,
-                        format!("\"{name}\" was released, but not given to that side: {why}"),
-                    ))),
-                }
-            }
-            EndResult::Kept(refusal) => progress::Kind::Refused(to_local(&refusal.into())),
-            EndResult::Surrendered(why) => progress::Kind::Refused(to_local(
-                &Failure::new(Code::Storage, format!("\"{name}\" ended unclean: {why}"))
-                    .hint("`treelease history` tells what is waited for now"),
-            )),
-        };
-        self.tell_enders(id, kind);
-        if let Some(tree) = self.trees.get_mut(id) {
-            tree.enders.clear();
         }
     }
 

@@ -10,6 +10,9 @@
 //! |---|---|
 //! | [`tree`] | one tree as this side has it, pure |
 //! | `effects` | carrying out what it asks for |
+//! | `storage` | what of that concerns its gate and its storage |
+//! | `restart` | what of that a restarted daemon must know |
+//! | `hearers` | who waits at the local socket hears of it |
 //! | `flushes` | what a flush that was no end of a lease says about it |
 //! | `following` | another cluster at the servers' addresses, and going over to it by the user's word |
 //! | `servers` | session, renewals, the servers' table, the ordered commands of one tree |
@@ -33,6 +36,7 @@ mod clock;
 mod effects;
 mod flushes;
 mod following;
+mod hearers;
 mod late;
 mod locks;
 mod machine;
@@ -40,10 +44,12 @@ mod modes;
 mod mounts;
 mod nodes;
 mod report;
+mod restart;
 mod root;
 mod servers;
 pub mod socket;
 pub mod state_dir;
+mod storage;
 pub mod tree;
 mod unmounts;
 mod write_back;

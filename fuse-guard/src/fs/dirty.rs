@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::Epoch;
 
 use super::inode::Node;
-use super::reopen;
+use super::{flushing, reopen};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
 /// Failed files that are named; more are only counted.
@@ -118,7 +118,7 @@ impl Dirty {
     ///
     /// `shut`: no write is admitted or in flight now. Then what was flushed is dirty no more, unless it is written again. An error is
     /// remembered for the epoch: the kernel reports it once, and every later flush has to know of it.
-    pub fn flush(&self, path_of: impl Fn(&Node) -> String, shut: impl Fn() -> bool) -> Result<(u64, u64), Vec<String>> {
+    pub fn flush(&self, path_of: impl Fn(&Node) -> String + Sync, shut: impl Fn() -> bool) -> Result<(u64, u64), Vec<String>> {
         let _one = lock(&self.flushing);
         // First the new generation, then one look whether the gate is shut. *Why so:* if it is, what was written before the look
         // has been written whole, and is in one of the two sets; what is written after it is dirty in the new generation, and stays
@@ -130,11 +130,8 @@ impl Dirty {
         }
         let was_shut = shut();
         let files = self.unconfirmed();
-        for node in files.values() {
-            if let Err(why) = flush_one(node) {
-                self.failed(path_of(node), why);
-            }
-        }
+        let all: Vec<&Arc<Node>> = files.values().collect();
+        flushing::each(&all, |node| self.flush_one(node, &path_of));
         let storage = lock(&self.storage).clone();
         for fd in storage.iter() {
             if let Err(why) = syncfs(fd) {
@@ -163,7 +160,7 @@ impl Dirty {
     /// *Why nothing is missed:* a write needs a writable handle, and says that it comes before it comes. So what is written to a file
     /// after it was taken out, with no such handle, puts it in again; what was written before is in the fsync. An error is
     /// remembered for the epoch. No flush goes on meanwhile.
-    pub fn relieve(&self, many: u64, path_of: impl Fn(&Node) -> String) {
+    pub fn relieve(&self, many: u64, path_of: impl Fn(&Node) -> String + Sync) {
         let _one = lock(&self.flushing);
         let some: Vec<Arc<Node>> = {
             let mut files = lock(&self.files);
@@ -183,18 +180,20 @@ impl Dirty {
             let ids: Vec<u64> = files.iter().filter(|(_, node)| unused(node)).map(|(id, _)| *id).take(half).collect();
             ids.iter().filter_map(|id| files.remove(id)).collect()
         };
-        // First all at once, which makes each one's own a look.
+        // First all at once: then each one's own has nothing to write.
         let storage = lock(&self.storage).clone();
         for fd in storage.iter() {
             if let Err(why) = syncfs(fd) {
                 self.failed("the filesystem as a whole".into(), why);
             }
         }
-        for node in some {
-            if let Err(why) = flush_one(&node) {
-                self.failed(path_of(&node), why);
-            }
-            lock(&self.flushed).insert(node.generation);
+        flushing::each(&some, |node| self.flush_one(node, &path_of));
+        lock(&self.flushed).extend(some.iter().map(|node| node.generation));
+    }
+
+    fn flush_one(&self, node: &Node, path_of: impl Fn(&Node) -> String) {
+        if let Err(why) = confirm(node) {
+            self.failed(path_of(node), why);
         }
     }
 
@@ -214,7 +213,7 @@ fn describe(why: Errno) -> String {
     std::io::Error::from(why).to_string()
 }
 
-fn flush_one(node: &Node) -> Result<(), Errno> {
+fn confirm(node: &Node) -> Result<(), Errno> {
     // A descriptor of our own: on a program's, it would take the error away that the kernel keeps for that program's own fsync.
     let opened = reopen(&node.fd, OFlags::RDONLY).or_else(|_| reopen(&node.fd, OFlags::WRONLY));
     match opened {
@@ -379,6 +378,29 @@ mod tests {
         assert_eq!(dirty_now(), 1);
         dirty.flush(|_| String::new(), || false).unwrap();
         assert_eq!(dirty_now(), 1, "the gate was not shut: nothing is taken from the set");
+    }
+
+    #[test]
+    fn of_many_files_the_one_that_could_not_be_made_durable_is_named() {
+        const MANY: usize = 100;
+        let (dir, nodes, dirty) = begun();
+        let write = |name: &str| {
+            let path = dir.path().join(name);
+            let fd = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
+            let stat = crate::fs::inode::stat_fd(&fd, false).unwrap();
+            dirty.wrote(&nodes.enter(fd, &stat, nodes.root(), OsStr::new(name), 0), 1);
+        };
+        for n in 0..MANY {
+            std::fs::write(dir.path().join(n.to_string()), b"x").unwrap();
+            write(&n.to_string());
+        }
+        assert_eq!(dirty.flush(|node| nodes.path_of(node), || true), Ok((MANY as u64, MANY as u64)));
+        (0..MANY).for_each(|n| write(&n.to_string()));
+        // Nobody can open a socket to sync it.
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("bad")).unwrap();
+        write("bad");
+        let failed = dirty.flush(|node| nodes.path_of(node), || true).unwrap_err();
+        assert!(failed.len() == 1 && failed[0].starts_with("bad: "), "{failed:?}");
     }
 
     #[test]

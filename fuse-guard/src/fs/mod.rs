@@ -1,7 +1,7 @@
 //! The filesystem: each operation carried out on the lower tree, by descriptors beneath its root, never following a symlink.
 //!
 //! One family of operations per file: [`attr`], [`names`] (lookup, create, rename, links), [`io`], [`dir`], [`xattr`]; what they
-//! work on: [`inode`], [`handle`], [`caller`], [`dirty`], [`write_back`], [`status_dir`].
+//! work on: [`inode`], [`node`], [`handle`], [`caller`], [`dirty`], [`write_back`], [`status_dir`].
 //!
 //! # Promises
 //!
@@ -28,12 +28,14 @@ pub mod dirty;
 pub mod error;
 pub mod faults;
 pub mod first_reads;
+mod flushing;
 pub mod handle;
 pub mod inode;
 pub mod io;
 mod lacking;
 pub mod late;
 pub mod names;
+pub mod node;
 mod revalidate;
 pub mod status_dir;
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //!   more [`AGAIN`] later: an answer of before may have been on its way to a program that had no processor.
 //! - When descriptors run short, the files that the kernel has known longest are forgotten, and closed: so a tree may have more files
 //!   than the guard may have descriptors.
+//! - What could not be begun, since no thread was to be had, is due again [`LOOK`] later.
 //! - Pages of files that somebody may write are left: they may be dirty, and if the lease comes back in this run they are still
 //!   to be written. The daemon drops them when the lease is really gone.
 //!
@@ -17,7 +18,8 @@
 //!
 //! The lease. What may block in the kernel, as every invalidation ([`super::notify`]), runs on a thread beside it, and is waited for
 //! [`BESIDE`] at most: a mutation that waits for the lease keeps its directory locked in the kernel, and no other listing or name
-//! is to wait for that one ([`super::shedding`] says why none waits for ever). At [`BESIDE_MAX`] such threads it waits for the oldest.
+//! is to wait for that one ([`super::shedding`] says why none waits for ever). At [`BESIDE_MAX`] such threads no further one begins before
+//! one has come back; only files go on being forgotten where descriptors run short, which has an end of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use treelease_client::words::time::BootTime;
 
 use super::Shared;
-use super::notify::Notify;
+use super::notify::{Notify, Ran};
 use super::shedding::{self, Shedding};
 use crate::fs::caching::READER_TTL;
 use crate::gate::{Gate, in_time};
@@ -63,7 +65,7 @@ struct State {
     over: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Job {
     Listings(Vec<u64>),
     Everything,
@@ -108,35 +110,35 @@ impl Keeper {
 
     /// Does what is due until the mount is gone.
     pub(super) fn run(shared: &Arc<Shared>, notify: &Notify) {
-        // Its own count of those that hang.
-        let beside = notify.beside();
+        // Counts of their own of those that hang.
+        let (beside, shedding) = (notify.beside(), notify.beside());
         loop {
-            let job = match shared.keeper.next(&shared.fs.gate) {
+            let full = beside.lost() >= BESIDE_MAX;
+            let job = match shared.keeper.next(&shared.fs.gate, full) {
                 Job::End => return,
                 _ if shared.fs.faults.no_forgetting => continue,
                 job => job,
             };
-            while beside.lost() >= BESIDE_MAX && !shared.keeper.is_over() {
+            let ear = if job == Job::Shed { &shedding } else { &beside };
+            let (mine, notify, due) = (shared.clone(), notify.clone(), job.clone());
+            let ran = ear.run(BESIDE, "forgetting", move || match due {
+                Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
+                Job::Shed => shedding::shed(&mine, &notify),
+                _ => forget(&mine, &notify),
+            });
+            if ran == Ran::NotBegun {
+                lock(&shared.keeper.state).put_back(job, shared.fs.gate.now());
                 std::thread::sleep(LOOK);
             }
-            let (shared, notify) = (shared.clone(), notify.clone());
-            let _hangs = beside.within(BESIDE, "forgetting", move || match job {
-                Job::Listings(ids) => ids.into_iter().for_each(|id| notify.inode(id)),
-                Job::Shed => shedding::shed(&shared, &notify),
-                _ => forget(&shared, &notify),
-            });
         }
     }
 
-    fn is_over(&self) -> bool {
-        lock(&self.state).over
-    }
-
-    fn next(&self, gate: &Gate) -> Job {
+    /// `full`: nothing that may hang is to begin now.
+    fn next(&self, gate: &Gate, full: bool) -> Job {
         let mut state = lock(&self.state);
         loop {
             let now = gate.now();
-            match state.due(now) {
+            match state.due(now, full) {
                 Ok(job) => return job,
                 Err(Some(nap)) => {
                     state = self.wake.wait_timeout(state, nap.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
@@ -148,10 +150,13 @@ impl Keeper {
 }
 
 impl State {
-    /// What is due, or when to look again.
-    fn due(&mut self, now: BootTime) -> Result<Job, Option<Duration>> {
+    /// What is due, or when to look again. `full`: no more than what has an end of its own.
+    fn due(&mut self, now: BootTime, full: bool) -> Result<Job, Option<Duration>> {
         if self.over {
             return Ok(Job::End);
+        }
+        if full {
+            return if std::mem::take(&mut self.crowded) { Ok(Job::Shed) } else { Err(Some(LOOK)) };
         }
         let again = self.again.is_some_and(|at| !in_time(at, now));
         if self.ended || again {
@@ -170,6 +175,16 @@ impl State {
             return Ok(Job::Listings(old));
         }
         Err(self.listed.values().chain(&self.again).map(|at| at.since(now)).min())
+    }
+
+    /// It could not be begun: it is due as before.
+    fn put_back(&mut self, job: Job, now: BootTime) {
+        match job {
+            Job::Listings(ids) => ids.into_iter().for_each(|id| _ = self.listed.insert(id, now)),
+            Job::Everything => self.ended = true,
+            // Whoever is short of descriptors says so with the next request.
+            Job::Shed | Job::End => {}
+        }
     }
 }
 
@@ -204,7 +219,7 @@ mod tests {
         let keeper = Keeper::default();
         keeper.listed(7, Duration::from_secs(9), at(0));
         keeper.listed(8, Duration::ZERO, at(0));
-        let due = |millis| lock(&keeper.state).due(at(millis));
+        let due = |millis| lock(&keeper.state).due(at(millis), false);
         assert_eq!(due(499), Err(Some(Duration::from_millis(1))), "an answer is on its way for a while");
         assert_eq!(due(500), Ok(Job::Listings(vec![8])));
         assert_eq!(due(501), Err(Some(Duration::from_millis(8499))));
@@ -217,19 +232,48 @@ mod tests {
         let keeper = Keeper::default();
         keeper.listed(7, Duration::ZERO, at(0));
         keeper.listed(7, Duration::from_secs(9), at(1));
-        assert_eq!(lock(&keeper.state).due(at(500)), Ok(Job::Listings(vec![7])));
+        assert_eq!(lock(&keeper.state).due(at(500), false), Ok(Job::Listings(vec![7])));
     }
 
     #[test]
     fn a_licence_that_ends_is_two_rounds_of_forgetting() {
         let keeper = Keeper::default();
         keeper.licence_ends();
-        let due = |millis| lock(&keeper.state).due(at(millis));
+        let due = |millis| lock(&keeper.state).due(at(millis), false);
         assert_eq!(due(5), Ok(Job::Everything));
         assert_eq!(due(6), Err(Some(Duration::from_millis(999))));
         assert_eq!(due(1005), Ok(Job::Everything));
         assert_eq!(due(1006), Err(None));
         keeper.end();
         assert_eq!(due(1007), Ok(Job::End));
+    }
+
+    #[test]
+    fn what_could_not_be_begun_is_due_again() {
+        let keeper = Keeper::default();
+        keeper.listed(7, Duration::ZERO, at(0));
+        let due = |millis| lock(&keeper.state).due(at(millis), false);
+        let put_back = |job, millis| lock(&keeper.state).put_back(job, at(millis));
+        let listing = Job::Listings(vec![7]);
+        assert_eq!((due(500), due(500)), (Ok(listing.clone()), Err(None)));
+        put_back(listing.clone(), 500);
+        assert_eq!((due(500), due(500)), (Ok(listing), Err(None)));
+        keeper.licence_ends();
+        assert_eq!(due(1000), Ok(Job::Everything));
+        put_back(Job::Everything, 1000);
+        assert_eq!((due(1250), due(1251)), (Ok(Job::Everything), Err(Some(Duration::from_millis(999)))), "both rounds of it");
+    }
+
+    #[test]
+    fn while_very_many_rounds_hang_files_are_shed_and_what_may_hang_waits() {
+        let keeper = Keeper::default();
+        keeper.licence_ends();
+        keeper.listed(7, Duration::ZERO, at(0));
+        keeper.crowded();
+        let due = |full| lock(&keeper.state).due(at(500), full);
+        assert_eq!((due(true), due(true)), (Ok(Job::Shed), Err(Some(LOOK))));
+        assert_eq!((due(false), due(false)), (Ok(Job::Everything), Ok(Job::Listings(vec![7]))), "and is not lost");
+        keeper.end();
+        assert_eq!(due(true), Ok(Job::End));
     }
 }

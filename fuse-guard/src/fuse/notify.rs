@@ -13,7 +13,7 @@
 //!
 //! - Whoever waits for a job waits no longer than its limit, and [`Notify::lost`] is the number of threads that have not come back:
 //!   each is counted once, and counted no more when it has come back, or ended otherwise.
-//! - At [`LOST_MAX`] of them no further job begins: its caller is told at once that it did not end in time.
+//! - At [`LOST_MAX`] of them, or where no thread is to be had, no job begins: its caller is told so at once ([`Ran::NotBegun`]).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -33,6 +33,17 @@ const PRUNE_AT_ONCE: usize = 512;
 
 /// Threads of one mount that may be lost at the same time: a storage that hangs for days, and is asked every minute, takes no more.
 pub(super) const LOST_MAX: usize = 64;
+
+/// What became of a job.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ran<T> {
+    /// It ended in time.
+    Ended(T),
+    /// It goes on, or has ended without a result.
+    GoesOn,
+    /// It has not begun, and nothing of it is done.
+    NotBegun,
+}
 
 /// The kernel's ear for one mount.
 #[derive(Clone)]
@@ -117,16 +128,24 @@ impl Notify {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Runs a job on a thread of its own and waits for it at most `limit`.
+    /// Runs a job on a thread of its own and waits for it at most `limit`. None: it did not end by then, or did not even begin.
     pub(crate) fn within<T: Send + 'static>(
         &self,
         limit: Duration,
         name: &str,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
+        match self.run(limit, name, job) {
+            Ran::Ended(result) => Some(result),
+            Ran::GoesOn | Ran::NotBegun => None,
+        }
+    }
+
+    /// The same, for who does more when it has not begun.
+    pub(crate) fn run<T: Send + 'static>(&self, limit: Duration, name: &str, job: impl FnOnce() -> T + Send + 'static) -> Ran<T> {
         if self.lost() >= LOST_MAX {
             tracing::error!(name, "{LOST_MAX} threads have not come back from the kernel or the storage: no further one begins");
-            return None;
+            return Ran::NotBegun;
         }
         let (done, wait) = channel();
         let parting = Arc::new(AtomicBool::new(false));
@@ -138,23 +157,23 @@ impl Notify {
         });
         if let Err(why) = thread {
             tracing::error!(%why, name, "no thread to be had");
-            return None;
+            return Ran::NotBegun;
         }
         match wait.recv_timeout(limit) {
-            Ok(result) => Some(result),
+            Ok(result) => Ran::Ended(result),
             Err(RecvTimeoutError::Disconnected) => {
                 tracing::error!(name, "a job has ended without a result");
-                None
+                Ran::GoesOn
             }
             Err(RecvTimeoutError::Timeout) => {
                 // Counted before the other one can take it back.
                 self.lost.fetch_add(1, Ordering::SeqCst);
                 if !parting.swap(true, Ordering::SeqCst) {
-                    return None;
+                    return Ran::GoesOn;
                 }
                 // It has ended in the meantime, and has left what it found: it counts nothing.
                 self.lost.fetch_sub(1, Ordering::SeqCst);
-                wait.try_recv().ok()
+                wait.try_recv().map_or(Ran::GoesOn, Ran::Ended)
             }
         }
     }
@@ -210,7 +229,7 @@ mod tests {
     fn a_thread_is_lost_until_it_comes_back_and_a_job_that_panics_is_not() {
         let ear = ear();
         let (go, gone) = channel::<()>();
-        assert_eq!(ear.within(Duration::from_millis(1), "hangs", move || gone.recv().is_ok()), None);
+        assert_eq!(ear.run(Duration::from_millis(1), "hangs", move || gone.recv().is_ok()), Ran::GoesOn);
         assert_eq!(ear.lost(), 1);
         assert_eq!(ear.within(LONG, "goes on", || 7), Some(7));
         drop(go);
@@ -242,7 +261,7 @@ mod tests {
             let begun = begun.clone();
             move || begun.store(true, Ordering::SeqCst)
         };
-        assert_eq!((ear.lost(), ear.within(LONG, "one more", note())), (LOST_MAX, None));
+        assert_eq!((ear.lost(), ear.run(LONG, "one more", note())), (LOST_MAX, Ran::NotBegun));
         assert!(!begun.load(Ordering::SeqCst));
         drop(goers);
         eventually("they come back", || ear.lost() == 0);

@@ -16,6 +16,7 @@
 //!
 //! Files, descriptors, FUSE; who else holds the tree and why.
 
+pub mod carriers;
 pub mod hooks;
 mod lanes;
 mod op;

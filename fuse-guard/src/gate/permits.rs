@@ -27,9 +27,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use treelease_client::words::clock::Clock;
+use treelease_client::words::epoch::Epoch;
 use treelease_client::words::policy::Mode;
 use treelease_client::words::time::BootTime;
 
+use super::carriers::Carriers;
 use super::hooks::Hooks;
 use super::lanes::{Lane, Lanes};
 use super::published::Published;
@@ -57,6 +59,7 @@ pub(super) struct Inner {
     pub(super) hooks: Arc<dyn Hooks>,
     pub(super) tally: Tally,
     pub(super) waiters: Waiters,
+    pub(super) carriers: Carriers,
 }
 
 #[derive(Default)]
@@ -117,6 +120,7 @@ impl Gate {
             hooks,
             tally: Tally::default(),
             waiters: Waiters::default(),
+            carriers: Carriers::default(),
         });
         Gate { lanes: Arc::new(Lanes::new(&inner)), inner }
     }
@@ -161,10 +165,13 @@ impl Gate {
         self.admit_under(op, handle, |standing| standing)
     }
 
-    /// As [`Gate::admit`], for an operation that waited: `Opening` admits those.
-    pub(super) fn admit_waiter(&self, op: Op, handle: Option<Opened>) -> Admission {
+    /// As [`Gate::admit`], for an operation that waited: `Opening` admits those, and nothing admits one that came, when `arrived` was the
+    /// latest epoch, before a turn of another side's (I6).
+    pub(super) fn admit_waiter(&self, op: Op, handle: Option<Opened>, arrived: Epoch) -> Admission {
         self.admit_under(op, handle, |mut standing| {
-            if let Right::Opening { until } = standing.right {
+            if standing.stale_below > arrived.next() {
+                (standing.right, standing.may_wait) = (Right::Read, false);
+            } else if let Right::Opening { until } = standing.right {
                 standing.right = Right::Write { until };
             }
             standing
@@ -233,17 +240,21 @@ impl Gate {
             Verdict::Wait if !self.refused_lately(standing) => return Admission::Wait,
             Verdict::Wait | Verdict::ReadOnly | Verdict::Admit => Errno::ROFS,
         };
+        self.count_refused(op);
+        Admission::Refuse(errno)
+    }
+
+    /// An operation is refused, at once or after a wait.
+    pub(super) fn count_refused(&self, op: Op) {
         self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
         if op.page_cache() {
             self.inner.tally.pages_refused.fetch_add(1, Ordering::Relaxed);
         }
-        Admission::Refuse(errno)
     }
 
     /// Counts a page-cache write that was refused for its inode's sake, not the standing's.
     pub fn refused_page(&self) {
-        self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
-        self.inner.tally.pages_refused.fetch_add(1, Ordering::Relaxed);
+        self.count_refused(Op::PageWrite);
     }
 
     /// Waits until no permit that an earlier standing gave is in flight; false at the limit. While the standing is

@@ -21,6 +21,9 @@ use crate::sync::{Arc, AtomicU64, Ordering, fence};
 
 const WORDS: usize = 6;
 
+/// The last step of a publication: the version says that it is over. Before: the version says that it goes on, the whole one, its words.
+const LAST: usize = WORDS + 2;
+
 /// The version of a standing that was not read by its words.
 const NONE: u64 = u64::MAX;
 
@@ -42,13 +45,24 @@ impl Published {
     /// The standing, and its version.
     #[inline]
     pub fn read(&self) -> (Standing, u64) {
+        self.read_with(|| ())
+    }
+
+    /// `between`: what others do between its steps; nothing but a test says that.
+    #[inline(always)]
+    fn read_with(&self, mut between: impl FnMut()) -> (Standing, u64) {
         let version = self.version.load(Ordering::Acquire);
-        let words = self.words.each_ref().map(|word| word.load(Ordering::Relaxed));
-        // Pairs with the one in `publish`: whoever has read one new word sees the odd version.
+        let words = self.words.each_ref().map(|word| {
+            between();
+            word.load(Ordering::Relaxed)
+        });
+        between();
+        // Pairs with the one in `publication`: whoever has read one new word sees the odd version.
         fence(Ordering::Acquire);
         if version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version {
             return (standing_of(words), version);
         }
+        between();
         (self.latest(), NONE)
     }
 
@@ -66,15 +80,22 @@ impl Published {
 
     /// One caller at a time.
     pub fn publish(&self, standing: Standing) {
-        let (whole, version) = (Arc::new(standing), self.version.load(Ordering::Relaxed));
-        self.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        // While the version is odd: whoever has read this one goes back to no earlier one.
-        self.whole.store(whole);
-        for (word, value) in self.words.iter().zip(words_of(&standing)) {
-            word.store(value, Ordering::Relaxed);
-        }
-        self.version.store(version + 2, Ordering::SeqCst);
+        self.publication(standing).for_each(drop);
+    }
+
+    /// Its steps, each made when it is asked for.
+    fn publication(&self, standing: Standing) -> impl Iterator<Item = ()> {
+        let (words, version) = (words_of(&standing), self.version.load(Ordering::Relaxed));
+        (0..=LAST).map(move |step| match step {
+            0 => {
+                self.version.store(version + 1, Ordering::Relaxed);
+                fence(Ordering::Release);
+            }
+            // While the version is odd: whoever has read this one goes back to no earlier one.
+            1 => self.whole.store(Arc::new(standing)),
+            LAST => self.version.store(version + 2, Ordering::SeqCst),
+            _ => self.words[step - 2].store(words[step - 2], Ordering::Relaxed),
+        })
     }
 }
 
@@ -166,32 +187,72 @@ mod tests {
         }
     }
 
+    /// All numbers of one standing are the same.
+    fn of(n: u64) -> Standing {
+        let until = BootTime { elapsed: Duration::from_secs(n), suspended: Duration::from_secs(n) };
+        let (stale_below, epoch) = (Epoch::from_raw(n), Epoch::from_raw(n));
+        Standing { serial: n, stale_below, epoch, right: Right::Write { until }, ..Standing::unknown(Mode::Enforce) }
+    }
+
+    /// A reader that believes its words, whatever the version says.
+    fn believe(published: &Published, mut between: impl FnMut()) -> (Standing, u64) {
+        let version = published.version.load(Ordering::Acquire);
+        let words = published.words.each_ref().map(|word| {
+            between();
+            word.load(Ordering::Relaxed)
+        });
+        (standing_of(words), version)
+    }
+
+    /// Reads twice while the third standing is published, in every order in which the steps of that publication and of the first reading
+    /// can come after one another. In each: the first standing that was read, its version, and the second one.
+    fn in_every_order(read: impl Fn(&Published, &mut dyn FnMut()) -> (Standing, u64)) -> Vec<(Standing, u64, Standing)> {
+        let mut all = Vec::new();
+        // How many of the steps come before the reading, and in each of its gaps: all ways to give them out.
+        let mut shares = [0; WORDS + 3];
+        loop {
+            let published = Published::new(of(1));
+            published.publish(of(2));
+            let mut steps = published.publication(of(3));
+            let mut left = shares.into_iter();
+            let mut go_on = || (0..left.next().unwrap_or(0)).for_each(|_| _ = steps.next());
+            go_on();
+            let (first, version) = read(&published, &mut go_on);
+            all.push((first, version, published.read().0));
+            if !give_out_otherwise(&mut shares) {
+                return all;
+            }
+        }
+    }
+
+    /// The next way to give out no more than all steps; false: that was the last.
+    fn give_out_otherwise(shares: &mut [usize]) -> bool {
+        for n in 0..shares.len() {
+            if shares.iter().sum::<usize>() <= LAST {
+                shares[n] += 1;
+                return true;
+            }
+            shares[n] = 0;
+        }
+        false
+    }
+
     #[test]
     fn while_one_publishes_others_read_one_or_the_other_and_never_parts_of_both() {
-        // All numbers of one standing are the same.
-        let of = |n: u64| {
-            let until = BootTime { elapsed: Duration::from_secs(n), suspended: Duration::from_secs(n) };
-            let right = Right::Write { until };
-            let (stale_below, epoch) = (Epoch::from_raw(n), Epoch::from_raw(n));
-            Standing { serial: n, stale_below, epoch, right, ..Standing::unknown(Mode::Enforce) }
-        };
-        let published = Published::new(of(0));
-        let over = crate::sync::AtomicBool::new(false);
-        std::thread::scope(|threads| {
-            for _ in 0..3 {
-                threads.spawn(|| {
-                    let mut last = 0;
-                    while !over.load(Ordering::SeqCst) {
-                        let (read, version) = published.read();
-                        assert_eq!(read, of(read.serial));
-                        assert!(read.serial >= last, "it never goes back");
-                        assert!(version == NONE || version == 2 * read.serial);
-                        last = read.serial;
-                    }
-                });
-            }
-            (1..20_000).for_each(|n| published.publish(of(n)));
-            over.store(true, Ordering::SeqCst);
-        });
+        let all = in_every_order(|published, between| published.read_with(between));
+        for (first, version, second) in &all {
+            assert_eq!(*first, of(first.serial));
+            assert!((2..=3).contains(&first.serial), "none from before it began to read");
+            assert!(*version == NONE || *version == 2 * (first.serial - 1), "it is the version of what was read");
+            assert!(second.serial >= first.serial, "it never goes back");
+        }
+        let of_serial = |n| all.iter().filter(|(first, _, _)| first.serial == n).count();
+        assert!((2..=3).all(|n| of_serial(n) > 0) && all.iter().any(|(_, version, _)| *version == NONE), "all of it happens");
+    }
+
+    #[test]
+    fn control_who_does_not_look_at_the_version_again_reads_parts_of_both() {
+        let all = in_every_order(|published, between| believe(published, between));
+        assert!(all.iter().any(|(first, _, _)| *first != of(first.serial)));
     }
 }

@@ -4,6 +4,8 @@
 //!
 //! - A waiting operation occupies no thread and no lock of ours, has a limit of its own, and is answered exactly once.
 //!   *Why:* it is a value in a queue; whoever takes it out of the queue, under the lock, answers it.
+//! - It is refused at its limit, and at the deadline of the right that it waits under, by a thread that never touches the storage: so
+//!   whatever hangs, nobody waits longer. That holds for those that were let go and wait for a carrier ([`super::carriers`]), too.
 //! - None is forgotten between judgement and queue: [`Gate::park`] judges once more under the queue's lock, and an answer
 //!   takes that lock after the standing was published.
 //! - I6: an operation keeps the run of its arrival: if another side has had a turn since, it is refused.
@@ -17,12 +19,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use treelease_client::words::epoch::{Epoch, RunStart};
+use treelease_client::words::epoch::Epoch;
+use treelease_client::words::policy::Mode;
 use treelease_client::words::time::BootTime;
 
+use super::carriers::{ANOTHER_AFTER, CARRIERS};
 use super::permits::{Admission, Gate, Permit};
-use super::{Op, Opened, Outcome, Right, Standing};
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, lock};
+use super::{Op, Opened, Outcome, Right, Standing, in_time};
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
 
 /// Operations that may wait at the same time; one more is refused at once.
 pub const MAX_WAITING: usize = 1024;
@@ -34,8 +38,6 @@ pub const FIRST_WRITE_WAIT: Duration = Duration::from_secs(2);
 pub const STAGE_WAIT: Duration = Duration::from_secs(120);
 /// After a refused wait, how long further operations are refused at once while the standing stays the same.
 pub const REFUSED_FOR: Duration = Duration::from_secs(10);
-/// Threads that carry out the operations that waited.
-pub(super) const CARRIERS: usize = 4;
 /// At rest, who waits asks again so often: a word to the loop may be lost (its mailbox was full), and [`STAGE_WAIT`] is long.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the sweeper sleeps at most before it reads the clock again.
@@ -52,23 +54,32 @@ pub enum Turn {
 /// What to do when the turn comes: carry out and reply. Never called under a lock of the gate.
 pub type Job = Box<dyn FnOnce(Turn) + Send>;
 
-struct Parked {
-    op: Op,
-    handle: Option<Opened>,
+/// One that waits.
+pub(super) struct Parked {
+    pub(super) op: Op,
+    pub(super) handle: Option<Opened>,
     bytes: usize,
     /// The latest epoch known at arrival.
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     since: BootTime,
     limit: Duration,
-    job: Job,
+    pub(super) job: Job,
+}
+
+impl Parked {
+    /// Whether it has waited for its limit, or for all the time that its right had.
+    pub(super) fn is_over(&self, standing: &Standing, now: BootTime) -> bool {
+        // By the present standing: it may have changed between a call's look at it and its place in the queue.
+        let limit = if standing.right == Right::Read { self.limit.min(FIRST_WRITE_WAIT) } else { self.limit };
+        let past = standing.right.until().is_some_and(|until| !in_time(until, now));
+        now.since(self.since) >= limit || (past && standing.mode == Mode::Enforce)
+    }
 }
 
 #[derive(Default)]
 pub(super) struct Waiters {
-    queue: Mutex<Queue>,
+    pub(super) queue: Mutex<Queue>,
     wake: Condvar,
-    /// Operations taken out of the queue and not yet answered.
-    carrying: AtomicUsize,
     /// After a refused wait: under which serial, and when.
     refused: Mutex<Option<(u64, BootTime)>>,
     /// In `observe`: when the lease was asked for last, in milliseconds of elapsed time, plus one.
@@ -76,16 +87,63 @@ pub(super) struct Waiters {
 }
 
 #[derive(Default)]
-struct Queue {
+pub(super) struct Queue {
+    /// Who waits for the gate.
     parked: VecDeque<Parked>,
+    /// Who was let go, and waits for a carrier.
+    let_go: VecDeque<Parked>,
+    /// Of the latest grant that let any go.
+    pub(super) run_start: Epoch,
+    /// When a carrier took one last, or one was let go where none had been.
+    taken: BootTime,
     bytes: usize,
     sweeping: bool,
 }
 
 impl Queue {
-    fn take_all(&mut self) -> VecDeque<Parked> {
-        self.bytes = 0;
-        std::mem::take(&mut self.parked)
+    fn len(&self) -> usize {
+        self.parked.len() + self.let_go.len()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Parked> {
+        self.let_go.iter().chain(&self.parked)
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.len() < MAX_WAITING && self.bytes + bytes <= MAX_WAITING_BYTES
+    }
+
+    /// Those of which that is so, wherever they wait.
+    fn take_if(&mut self, so: impl Fn(&Parked) -> bool) -> Vec<Parked> {
+        let mut taken = Vec::new();
+        for row in [&mut self.let_go, &mut self.parked] {
+            let (gone, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(row).into_iter().partition(&so);
+            taken.extend(gone);
+            *row = rest;
+        }
+        self.bytes -= taken.iter().map(|parked| parked.bytes).sum::<usize>();
+        taken
+    }
+
+    /// For a carrier.
+    pub(super) fn take_next(&mut self, now: BootTime) -> Option<Parked> {
+        let next = self.let_go.pop_front()?;
+        self.bytes -= next.bytes;
+        self.taken = now;
+        Some(next)
+    }
+
+    /// Lets all go, for a grant of that run. How many had not been.
+    fn let_all_go(&mut self, run_start: Epoch, now: BootTime) -> usize {
+        self.run_start = self.run_start.max(run_start);
+        if self.let_go.is_empty() {
+            self.taken = now;
+        }
+        let many = self.parked.len();
+        // The lease has come: what is waited for now is a stage.
+        self.parked.iter_mut().for_each(|parked| parked.limit = STAGE_WAIT);
+        self.let_go.append(&mut self.parked);
+        many
     }
 }
 
@@ -98,14 +156,14 @@ impl Gate {
         self.enqueue(parked, |gate| gate.admit(op, handle));
     }
 
-    fn enqueue(&self, parked: Parked, judge: impl FnOnce(&Self) -> Admission) {
+    pub(super) fn enqueue(&self, parked: Parked, judge: impl FnOnce(&Self) -> Admission) {
         let waiters = &self.inner.waiters;
         let mut queue = lock(&waiters.queue);
         let turn = match judge(self) {
             Admission::Permit(permit) => Turn::Go(permit),
             Admission::Refuse(errno) => Turn::No(errno),
-            Admission::Wait if queue.parked.len() >= MAX_WAITING || queue.bytes + parked.bytes > MAX_WAITING_BYTES => {
-                self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
+            Admission::Wait if !queue.has_room_for(parked.bytes) => {
+                self.count_refused(parked.op);
                 Turn::No(Errno::ROFS)
             }
             Admission::Wait => {
@@ -154,12 +212,7 @@ impl Gate {
 
     /// Operations that wait or are being carried out after a wait.
     pub fn waiting(&self) -> usize {
-        lock(&self.inner.waiters.queue).parked.len() + self.carrying()
-    }
-
-    /// Operations that waited and are being carried out now.
-    pub fn carrying(&self) -> usize {
-        self.inner.waiters.carrying.load(Ordering::SeqCst)
+        lock(&self.inner.waiters.queue).len() + self.carrying()
     }
 
     /// Answers every operation that waits. Granted: they are carried out, on threads of their own; see [`Gate::carrying`].
@@ -167,7 +220,7 @@ impl Gate {
         match outcome {
             Outcome::Granted { run_start, .. } => self.let_waiters_go(run_start.0),
             Outcome::Refused => {
-                let all = lock(&self.inner.waiters.queue).take_all();
+                let all = lock(&self.inner.waiters.queue).take_if(|_| true);
                 if !all.is_empty() {
                     self.note_refused();
                 }
@@ -177,46 +230,8 @@ impl Gate {
     }
 
     pub(super) fn let_waiters_go(&self, run_start: Epoch) {
-        let all = lock(&self.inner.waiters.queue).take_all();
-        if all.is_empty() {
-            return;
-        }
-        let threads = all.len().min(CARRIERS);
-        self.inner.waiters.carrying.fetch_add(all.len(), Ordering::SeqCst);
-        let row = Arc::new(Mutex::new(all));
-        for n in 0..threads {
-            let (gate, mine) = (self.clone(), row.clone());
-            let carrier = std::thread::Builder::new().name(format!("gate-carrier-{n}"));
-            if carrier.spawn(move || gate.carry(&mine, RunStart(run_start))).is_err() {
-                // No thread to be had: on this one, rather than never.
-                self.carry(&row, RunStart(run_start));
-            }
-        }
-    }
-
-    fn carry(&self, row: &Mutex<VecDeque<Parked>>, run_start: RunStart) {
-        loop {
-            let Some(parked) = lock(row).pop_front() else { return };
-            // I6: a grant later than the next one after its arrival means that a run of another side lies between.
-            if run_start.0 > parked.epoch.next() {
-                self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
-                (parked.job)(Turn::No(Errno::ROFS));
-            } else {
-                // The tree may have come to rest, or its gate begun to close, since it was let go: then it waits on, as what it
-                // was when it arrived, but for a stage now.
-                let (op, handle) = (parked.op, parked.handle);
-                let limit = if self.standing().right == Right::Read { parked.limit } else { STAGE_WAIT };
-                self.enqueue(Parked { limit, ..parked }, |gate| gate.admit_waiter(op, handle));
-            }
-            self.inner.waiters.carrying.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-
-    fn refuse(&self, all: impl IntoIterator<Item = Parked>) {
-        for parked in all {
-            self.inner.tally.refused.fetch_add(1, Ordering::Relaxed);
-            (parked.job)(Turn::No(Errno::ROFS));
-        }
+        let many = lock(&self.inner.waiters.queue).let_all_go(run_start, self.now());
+        self.start_carriers(many.min(CARRIERS));
     }
 
     fn note_refused(&self) {
@@ -230,38 +245,39 @@ impl Gate {
                 .is_some_and(|(serial, at)| serial == standing.serial && self.now().since(at) < REFUSED_FOR)
     }
 
-    /// Refuses what has waited for its limit, and asks again for what waits at rest. Ends with the queue.
+    /// Refuses whose time is over, sees to it that somebody carries out what was let go, and asks again for what waits at rest. Ends
+    /// with the queue.
     fn sweep(&self) {
         let waiters = &self.inner.waiters;
         let mut asked = self.now();
         loop {
             let mut queue = lock(&waiters.queue);
-            if queue.parked.is_empty() {
+            if queue.len() == 0 {
                 queue.sweeping = false;
                 return;
             }
-            let now = self.now();
-            if now.since(asked) >= ASK_AGAIN && matches!(self.standing().right, Right::Resting { .. }) {
+            let (now, standing) = (self.now(), self.standing());
+            let over = queue.take_if(|parked| parked.is_over(&standing, now));
+            if !over.is_empty() {
+                drop(queue);
+                if standing.right == Right::Read {
+                    self.note_refused();
+                }
+                self.refuse(over);
+                continue;
+            }
+            if now.since(asked) >= ASK_AGAIN && matches!(standing.right, Right::Resting { .. }) {
                 asked = now;
                 drop(queue);
                 self.inner.hooks.wants_lease();
                 continue;
             }
-            // By the present standing: it may have changed between a call's look at it and its place in the queue.
-            let reads = self.standing().right == Right::Read;
-            let limit = |parked: &Parked| if reads { parked.limit.min(FIRST_WRITE_WAIT) } else { parked.limit };
-            let (late, rest): (VecDeque<_>, VecDeque<_>) =
-                queue.take_all().into_iter().partition(|parked| now.since(parked.since) >= limit(parked));
-            queue.bytes = rest.iter().map(|parked| parked.bytes).sum();
-            queue.parked = rest;
-            if late.is_empty() {
-                let nap = queue.parked.iter().map(|p| p.limit.saturating_sub(now.since(p.since))).min().unwrap_or(SWEEP);
-                let _woken = waiters.wake.wait_timeout(queue, nap.min(SWEEP));
-                continue;
+            if !queue.let_go.is_empty() && now.since(queue.taken) >= ANOTHER_AFTER {
+                queue.taken = now;
+                self.start_carriers(1);
             }
-            drop(queue);
-            self.note_refused();
-            self.refuse(late);
+            let nap = queue.all().map(|p| p.limit.saturating_sub(now.since(p.since))).min().unwrap_or(SWEEP);
+            let _woken = waiters.wake.wait_timeout(queue, nap.min(SWEEP));
         }
     }
 }

@@ -222,7 +222,7 @@ impl Drop for Small {
 
 /// Waits for another thread or process, with a limit.
 pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..5000 {
+    for _ in 0..30_000 {
         if is() {
             return;
         }

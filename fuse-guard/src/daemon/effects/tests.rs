@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 use treelease_client::config::{Env, Overrides};
+use treelease_client::words::command::Grant;
 use treelease_client::words::epoch::RunStart;
 use treelease_client::words::id::SessionId;
 use treelease_client::words::tree::End;

@@ -1,5 +1,6 @@
 //! Tests of the gate: the table of DESIGN 4 as a table, permits across a close, operations that wait.
 
+mod carriers;
 mod clock;
 mod permits;
 mod table;
@@ -63,7 +64,7 @@ pub(super) fn stand(first: Standing) -> Stand {
 
 /// Waits for another thread, with a limit.
 pub(super) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..5000 {
+    for _ in 0..60_000 {
         if is() {
             return;
         }

@@ -7,7 +7,8 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::{Epoch, RunStart};
 use treelease_client::words::policy::OnClose;
 
-use super::super::waiters::{ASK_AGAIN, CARRIERS, FIRST_WRITE_WAIT, MAX_WAITING, REFUSED_FOR};
+use super::super::carriers::CARRIERS;
+use super::super::waiters::{ASK_AGAIN, FIRST_WRITE_WAIT, MAX_WAITING, REFUSED_FOR};
 use super::super::{Admission, Gate, Op, Opened, Outcome, Right, Standing, Turn};
 use super::{Stand, eventually, stand, standing, write_for};
 use crate::sync::Ordering;
@@ -122,6 +123,18 @@ fn a_first_write_waits_two_seconds_and_no_longer() {
 }
 
 #[test]
+fn a_mapped_page_that_waited_and_is_refused_is_counted_as_one() {
+    let at = stand(standing(Right::Read));
+    let until = at.gate.now().after(Duration::from_secs(100));
+    at.gate.publish(standing(Right::Resting { until }));
+    let waits = |op| at.gate.park(op, None, 10, Box::new(|_| ()));
+    waits(Op::PageWrite);
+    waits(Op::Write);
+    at.gate.answer(Outcome::Refused);
+    assert_eq!((at.gate.counts().refused, at.gate.counts().pages_refused), (2, 1));
+}
+
+#[test]
 fn one_more_than_may_wait_is_refused_at_once() {
     let at = stand(free());
     let waiting: Vec<_> = (0..MAX_WAITING).map(|_| park(&at.gate, None)).collect();
@@ -179,10 +192,10 @@ fn what_was_let_go_and_finds_the_tree_at_rest_waits_on_and_is_not_refused() {
         .collect();
     let granted = opening(&at, 8, 8);
     at.gate.answer(granted);
-    eventually("the carriers have ended", || at.gate.carrying() == 0);
     // Each carrier has ended one at most before the tree was at rest.
+    eventually("the first of them asks that the tree wakes", || at.ears.wanted.load(Ordering::SeqCst) == 2);
+    eventually("nobody is let through any more", || at.gate.in_flight() == 0 && at.gate.carrying() == 0);
     assert!((ROW - CARRIERS..ROW).contains(&at.gate.waiting()), "{} wait", at.gate.waiting());
-    assert_eq!(at.ears.wanted.load(Ordering::SeqCst), 2, "the first of them asks that the tree wakes");
     at.gate.publish(Standing { serial: 4, ..standing(write_for(100, at.gate.now())) });
     for told in waiting {
         assert_eq!(told.recv_timeout(LIMIT), Ok(Ok(())));
