@@ -218,6 +218,11 @@ impl Fs {
         })
     }
 
+    /// Whether the storage is not this machine's own.
+    pub fn is_far(&self) -> bool {
+        self.network
+    }
+
     /// Whether acting as the caller works here.
     pub fn can_act(&self) -> bool {
         self.callers.try_out(self.gate.now())

@@ -8,6 +8,7 @@ mod answer;
 mod beneath;
 mod call;
 mod counts;
+mod crew;
 mod journals;
 mod keeper;
 mod locks;
@@ -46,6 +47,7 @@ use crate::sync::{Arc, Ordering};
 use answer::{Answer, errno, file_attr, file_type};
 use call::Call;
 use counts::Kind;
+use crew::Serving;
 pub(crate) use shared::Shared;
 
 /// The largest write that the kernel is asked to send at once: its own limit for one request.
@@ -65,11 +67,13 @@ impl Face {
         &self.0.fs
     }
 
-    fn count(&self, kind: Kind) {
+    /// Until what it returns is dropped, this thread is at work.
+    fn serve(&self, kind: Kind, req: &Request) -> Serving<'_> {
         self.0.requests.count(kind);
         if self.fs().nodes.descriptors.take_crowded() {
             self.0.keeper.crowded();
         }
+        self.0.crew.serve(kind, req.pid(), || self.fs().gate.at_latest())
     }
 
     fn call(&self, req: &Request, op: Op, on: INodeNo) -> Call {
@@ -152,7 +156,7 @@ impl Filesystem for Face {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Kind::Lookup);
+        let _serving = self.serve(Kind::Lookup, req);
         if parent.0 == ROOT && name == status_dir::NAME {
             return self.status_entry(Ok(StatusDir::ID), reply);
         }
@@ -174,8 +178,8 @@ impl Filesystem for Face {
         self.fs().forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.count(Kind::Getattr);
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _serving = self.serve(Kind::Getattr, req);
         reply.send(self.fs(), self.fs().getattr(ino.0));
     }
 
@@ -197,7 +201,7 @@ impl Filesystem for Face {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.count(Kind::Setattr);
+        let _serving = self.serve(Kind::Setattr, req);
         let op = if size.is_some() { Op::Truncate } else { Op::Setattr };
         let mut call = self.call(req, op, ino);
         call.handle = fh.and_then(|fh| self.fs().opened_under(fh.0));
@@ -206,38 +210,38 @@ impl Filesystem for Face {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.count(Kind::Readlink);
+        let _serving = self.serve(Kind::Readlink, req);
         reply.send(self.fs(), self.fs().readlink(caller(req), ino.0));
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.count(Kind::Mknod);
+        let _serving = self.serve(Kind::Mknod, req);
         let (call, name) = self.named(req, Op::Mknod, parent, name);
         let making = Making { mode, umask, rdev };
         call.start(reply, move |fs, who, seen| fs.mknod(who, seen, parent.0, &name, making));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.count(Kind::Mkdir);
+        let _serving = self.serve(Kind::Mkdir, req);
         let (call, name) = self.named(req, Op::Mkdir, parent, name);
         let making = Making { mode, umask, rdev: 0 };
         call.start(reply, move |fs, who, seen| fs.mkdir(who, seen, parent.0, &name, making));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count(Kind::Unlink);
+        let _serving = self.serve(Kind::Unlink, req);
         let (call, name) = self.named(req, Op::Unlink, parent, name);
         call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, false));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count(Kind::Rmdir);
+        let _serving = self.serve(Kind::Rmdir, req);
         let (call, name) = self.named(req, Op::Rmdir, parent, name);
         call.start(reply, move |fs, who, seen| fs.remove(who, seen, parent.0, &name, true));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.count(Kind::Symlink);
+        let _serving = self.serve(Kind::Symlink, req);
         let (call, name) = self.named(req, Op::Symlink, parent, link_name);
         let target = target.as_os_str().to_owned();
         call.start(reply, move |fs, who, seen| fs.symlink(who, seen, parent.0, &name, &target));
@@ -253,20 +257,20 @@ impl Filesystem for Face {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.count(Kind::Rename);
+        let _serving = self.serve(Kind::Rename, req);
         let (call, name) = self.named(req, Op::Rename, parent, name);
         let newname = newname.to_owned();
         call.start(reply, move |fs, who, seen| fs.rename(who, seen, (parent.0, &name), (newparent.0, &newname), flags.bits()));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.count(Kind::Link);
+        let _serving = self.serve(Kind::Link, req);
         let (call, name) = self.named(req, Op::Link, newparent, newname);
         call.start(reply, move |fs, who, seen| fs.link(who, seen, ino.0, newparent.0, &name));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Kind::Open);
+        let _serving = self.serve(Kind::Open, req);
         if !io::opens_for_writing(flags.0) {
             let seen = self.fs().gate.standing();
             return reply.send(self.fs(), self.fs().open(caller(req), &seen, ino.0, flags.0).map(|fh| (fh, seen)));
@@ -289,7 +293,7 @@ impl Filesystem for Face {
     }
 
     fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        self.count(Kind::Create);
+        let _serving = self.serve(Kind::Create, req);
         let fs = self.fs();
         let seen = fs.gate.standing();
         let exclusive = flags & nix::libc::O_EXCL != 0;
@@ -313,7 +317,7 @@ impl Filesystem for Face {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -322,7 +326,7 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count(Kind::Read);
+        let _serving = self.serve(Kind::Read, req);
         answer::with_buffer(size as usize, |buf| match self.fs().read(fh.0, offset, buf) {
             Ok(n) => reply.data(&buf[..n]),
             Err(why) => reply.error(errno(why)),
@@ -341,7 +345,7 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.count(Kind::Write);
+        let _serving = self.serve(Kind::Write, req);
         let fs = self.fs();
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -390,14 +394,14 @@ impl Filesystem for Face {
         }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.count(Kind::Flush);
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let _serving = self.serve(Kind::Flush, req);
         reply.send(self.fs(), self.fs().flush(fh.0));
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -405,18 +409,18 @@ impl Filesystem for Face {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.count(Kind::Release);
+        let _serving = self.serve(Kind::Release, req);
         self.fs().release(fh.0);
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.count(Kind::Fsync);
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let _serving = self.serve(Kind::Fsync, req);
         reply.send(self.fs(), self.fs().fsync(fh.0, datasync));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Kind::Opendir);
+        let _serving = self.serve(Kind::Opendir, req);
         if self.0.unopened.load(Ordering::Relaxed) {
             // From now on the kernel opens directories by itself, and keeps their listings: see `keeper` for how long.
             return reply.error(fuser::Errno::ENOSYS);
@@ -432,7 +436,7 @@ impl Filesystem for Face {
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.count(Kind::Readdir);
+        let _serving = self.serve(Kind::Readdir, req);
         self.0.lists(ino.0, offset);
         let mut add = |item: &crate::fs::dir::Item| reply.add(INodeNo(item.ino), item.cookie, file_type(item.kind), &item.name);
         let result = match self.fs().lists_status(ino.0) {
@@ -449,7 +453,7 @@ impl Filesystem for Face {
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.count(Kind::Readdirplus);
+        let _serving = self.serve(Kind::Readdirplus, req);
         let fs = self.fs();
         self.0.lists(ino.0, offset);
         let zero = std::time::Duration::ZERO;
@@ -487,21 +491,21 @@ impl Filesystem for Face {
         }
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.count(Kind::Releasedir);
+    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let _serving = self.serve(Kind::Releasedir, req);
         self.fs().release(fh.0);
         reply.ok();
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.count(Kind::Fsyncdir);
+        let _serving = self.serve(Kind::Fsyncdir, req);
         let fs = self.fs();
         let result = if fh.0 == 0 { fs.fsync_dir(caller(req), ino.0) } else { fs.fsync(fh.0, datasync) };
         reply.send(fs, result);
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.count(Kind::Statfs);
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _serving = self.serve(Kind::Statfs, req);
         match self.fs().statfs() {
             Ok(s) => {
                 let (bsize, namelen, frsize) = (s.f_bsize as u32, s.f_namemax as u32, s.f_frsize as u32);
@@ -512,30 +516,30 @@ impl Filesystem for Face {
     }
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _pos: u32, reply: ReplyEmpty) {
-        self.count(Kind::Setxattr);
+        let _serving = self.serve(Kind::Setxattr, req);
         let (name, value) = (name.to_owned(), value.to_owned());
         let call = self.call(req, Op::Setxattr, ino);
         call.start(reply, move |fs, who, seen| fs.setxattr(who, seen, ino.0, &name, &value, flags));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.count(Kind::Getxattr);
+        let _serving = self.serve(Kind::Getxattr, req);
         answer::xattr(reply, size, self.fs().getxattr(caller(req), ino.0, name));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.count(Kind::Listxattr);
+        let _serving = self.serve(Kind::Listxattr, req);
         answer::xattr(reply, size, self.fs().listxattr(caller(req), ino.0));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.count(Kind::Removexattr);
+        let _serving = self.serve(Kind::Removexattr, req);
         let name = name.to_owned();
         self.call(req, Op::Removexattr, ino).start(reply, move |fs, who, seen| fs.removexattr(who, seen, ino.0, &name));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.count(Kind::Access);
+        let _serving = self.serve(Kind::Access, req);
         let fs = self.fs();
         let judged = match mask.contains(AccessFlags::W_OK) {
             true => fs.vet(ino.0, None).and_then(|()| match fs.gate.admit(Op::AccessWrite, None) {
@@ -559,7 +563,7 @@ impl Filesystem for Face {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.count(Kind::Ioctl);
+        let _serving = self.serve(Kind::Ioctl, req);
         if io::reads_flags(cmd) {
             let seen = self.fs().gate.standing();
             return reply.send(self.fs(), self.fs().ioctl(caller(req), &seen, (ino.0, fh.0), cmd, &[]));
@@ -572,13 +576,13 @@ impl Filesystem for Face {
     }
 
     fn fallocate(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
-        self.count(Kind::Fallocate);
+        let _serving = self.serve(Kind::Fallocate, req);
         let call = self.by_handle(req, Op::Fallocate, ino, fh);
         call.start(reply, move |fs, who, _| fs.fallocate(who, fh.0, offset, length, mode));
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.count(Kind::Lseek);
+    fn lseek(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let _serving = self.serve(Kind::Lseek, req);
         match self.fs().lseek(fh.0, offset, whence) {
             Ok(at) => reply.offset(at as i64),
             Err(why) => reply.error(errno(why)),
@@ -598,7 +602,7 @@ impl Filesystem for Face {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.count(Kind::CopyFileRange);
+        let _serving = self.serve(Kind::CopyFileRange, req);
         let call = self.by_handle(req, Op::CopyRange, ino_out, fh_out);
         let room = len.min(io::COPY_MAX);
         call.start_in_turn(room, reply, move |fs, who, seen| {

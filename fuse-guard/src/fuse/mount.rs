@@ -224,6 +224,7 @@ impl Mount {
     /// Mounts a tree. Blocks.
     pub fn start(options: MountOptions, hooks: Arc<dyn Hooks>, clock: Arc<dyn Clock>) -> Result<Mount, MountError> {
         let MountOptions { lower, lower_path, at, tree_name, threads, allow_other, standing, earlier, faults } = options;
+        let threads = threads.max(1);
         let at = absolute(&at)?;
         let mut over_dead = look_at_the_way(&at, &lower)?;
         let descriptors = mounting::raise_descriptors();
@@ -240,7 +241,7 @@ impl Mount {
         }
         let root = &fs.nodes.root().fd;
         fs.dirty.begin(root, filesystems_below(root), Epoch::ZERO).map_err(lower_bad)?;
-        let shared = Arc::new(Shared::new(fs, hooks, allow_other));
+        let shared = Arc::new(Shared::new(fs, hooks, allow_other, threads));
         let (device, detached) =
             match (over_dead && !faults.clear_first).then(|| make_detached(&tree_name, allow_other)).flatten() {
                 Some((device, tree)) => (device, Some(tree)),
@@ -261,7 +262,7 @@ impl Mount {
         let face = Face(shared.clone());
         let started = notify.within(HANDSHAKE, "fuse-handshake", move || {
             let mut config = Config::default();
-            config.n_threads = Some(threads.max(1));
+            config.n_threads = Some(threads);
             config.clone_fd = true;
             let acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
             Session::from_fd(face, OwnedFd::from(device), acl, config).and_then(Session::spawn)
@@ -473,6 +474,11 @@ impl Mount {
     /// Requests that the kernel has sent, by the protocol's names.
     pub fn requests(&self) -> std::collections::BTreeMap<&'static str, u64> {
         self.shared.requests.all()
+    }
+
+    /// How often one of the threads that serve was not needed for a while.
+    pub fn rests(&self) -> u64 {
+        self.shared.crew.rests()
     }
 
     /// What was counted.

@@ -1,6 +1,7 @@
 //! What the face, the carriers, the keeper and the mount share; and what each tells the kernel to forget in the same way.
 
 use super::counts::Requests;
+use super::crew::Crew;
 use super::keeper::Keeper;
 use super::locks;
 use super::notify::Notify;
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) device: std::sync::OnceLock<(u32, u32)>,
     /// What the kernel is told to forget by itself.
     pub(crate) keeper: Keeper,
+    /// Who serves.
+    pub(crate) crew: Crew,
     /// What the kernel has asked.
     pub(crate) requests: Requests,
     /// The kernel checks permissions by itself (`default_permissions`), by mode and access control lists: users other than the
@@ -30,8 +33,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(fs: Fs, hooks: Arc<dyn Hooks>, kernel_permits: bool) -> Self {
+    pub(super) fn new(fs: Fs, hooks: Arc<dyn Hooks>, kernel_permits: bool, threads: usize) -> Self {
         Shared {
+            crew: Crew::new(threads, fs.is_far()),
             fs,
             hooks,
             expire_only: AtomicBool::new(false),
