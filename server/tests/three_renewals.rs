@@ -134,6 +134,37 @@ async fn a_leader_of_before_is_sent_each_renewal_by_a_call_of_its_own() {
     held.stays(&nodes, &ALL).await;
 }
 
+/// Callers of the leader may take all the room that there is for open calls: what other nodes pass on is answered all the same.
+#[tokio::test]
+async fn a_leader_without_room_for_open_calls_is_sent_each_renewal_by_a_call_of_its_own() {
+    let mut nodes = Nodes::new();
+    for id in ALL {
+        let config = nodes.data(id).with_extension("toml");
+        std::fs::write(&config, "[limits]\nconnections = 32\n").unwrap();
+        let mut program = nodes.program(id);
+        program.arg("--config").arg(config);
+        nodes.start_as(id, program);
+    }
+    nodes.all_serve().await;
+    let (mut full, mut connections) = (Vec::new(), Vec::new());
+    // Whoever may lead by the time.
+    for id in ALL {
+        let connection = renewing::connection(&nodes.address(id));
+        let refused = loop {
+            match Renewing::over(&connection, None).await {
+                Ok(call) => full.push(call),
+                Err(refused) => break refused,
+            }
+            assert!(full.len() < 1_000, "it refuses none");
+        };
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        connections.push(connection);
+    }
+    let mut held = Held::take(&nodes, 1, "dev").await;
+    held.stays(&nodes, &ALL).await;
+    held.stays(&nodes, &ALL).await;
+}
+
 /// The renewals of an open call are answered, after some that are not.
 async fn answers_again(call: &mut Renewing, held: &Held, from: u64) {
     let (call, number) = (Mutex::new(call), std::cell::Cell::new(from));

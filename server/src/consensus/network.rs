@@ -76,10 +76,16 @@ pub enum Lost {
 /// Why a call that stays open did not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotOpened {
-    /// The node that was asked does not know it: it is of an earlier version.
-    NotKnown,
+    /// The node that was asked takes none: it is of an earlier version, or has no room for another one. Nothing on it was read.
+    NotTaken,
     /// It is not reached, or did not let it in.
     No(String),
+}
+
+/// Only the node's own word: a connection that broke has a cause, and may look like one.
+fn not_taken(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::Unimplemented | tonic::Code::ResourceExhausted)
+        && std::error::Error::source(status).is_none()
 }
 
 /// The connections to all peers.
@@ -190,7 +196,7 @@ impl Network {
         self.authorise(&mut request);
         match client.forward_renewals(request).await {
             Ok(answers) => Ok(answers.into_inner().map(|answer| answer.map_err(|status| said(&status))).boxed()),
-            Err(status) if status.code() == tonic::Code::Unimplemented => Err(NotOpened::NotKnown),
+            Err(status) if not_taken(&status) => Err(NotOpened::NotTaken),
             Err(status) => Err(NotOpened::No(said(&status))),
         }
     }

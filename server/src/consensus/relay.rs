@@ -6,7 +6,8 @@
 //! goes out in one message; nothing is held back for others to come. One that nobody waits for any more leaves the queue, is not sent,
 //! and takes no room in it; the time that one has waited there is not its time at the leader. Another leader, another address or
 //! directory of the same one, or another token to show is another call; what is under way on the last one may still be answered. To a
-//! node of an earlier version, which does not know this call, each renewal goes as a call of its own.
+//! node that does not take this call, as one of an earlier version or one whose callers have taken all room for such, each goes as a
+//! call of its own.
 //!
 //! It does not know what a renewal means, nor who leads: the caller says.
 
@@ -35,8 +36,8 @@ const WAITING_MAX: usize = 16_384;
 pub const IN_MESSAGE_MAX: usize = 256;
 /// How long a call may take until it is open: that of one renewal.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
-/// A leader that did not know the call is not asked for it for so long: it may be replaced by a newer build meanwhile.
-const NOT_KNOWN_FOR: Duration = Duration::from_secs(60);
+/// A leader that did not take the call is not asked for it for so long: there may be room, or a newer build, meanwhile.
+const ALONE_FOR: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub struct Relay {
@@ -47,8 +48,8 @@ pub struct Relay {
 /// The way to the leader that was asked last.
 enum Line {
     Open(Open),
-    /// It does not know the call.
-    Older(Way, Instant),
+    /// It takes no such call.
+    Alone(Way, Instant),
 }
 
 /// To whom a call goes, and what it shows.
@@ -72,8 +73,8 @@ struct Open {
 /// Why a call has ended, or takes no renewal.
 #[derive(Debug, Clone)]
 enum End {
-    /// The other end does not know it.
-    Older,
+    /// The other end takes no such call.
+    NotTaken,
     /// None of its renewals was sent.
     NotSent(String),
     /// Any of them may have been.
@@ -96,7 +97,7 @@ impl Relay {
                 Ok(word) => return Ok(word),
                 Err(End::NotSent(why)) => return Err(Lost::NotSent(why)),
                 Err(End::Broke(why)) => return Err(Lost::Perhaps(why)),
-                Err(End::Older) => *self.lock() = Some(Line::Older(open.way, Instant::now() + NOT_KNOWN_FOR)),
+                Err(End::NotTaken) => *self.lock() = Some(Line::Alone(open.way, Instant::now() + ALONE_FOR)),
             }
         }
         match self.network.forward(leader, Call::Renew(renewal), limit).await? {
@@ -111,7 +112,7 @@ impl Relay {
         let mut line = self.lock();
         match &*line {
             Some(Line::Open(open)) if open.way == way && open.waiting.ended().is_none() => return Ok(Some(open.clone())),
-            Some(Line::Older(older, until)) if *older == way && Instant::now() < *until => return Ok(None),
+            Some(Line::Alone(older, until)) if *older == way && Instant::now() < *until => return Ok(None),
             _ => {}
         }
         let open = Open::begin(&self.network, way)?;
@@ -231,7 +232,7 @@ async fn converse(
     let opened = timeout(OPEN_LIMIT, network.renewals(&way.member.addr, asked)).await;
     let mut answers = match opened {
         Ok(Ok(answers)) => answers,
-        Ok(Err(NotOpened::NotKnown)) => return end(&waiting, End::Older),
+        Ok(Err(NotOpened::NotTaken)) => return end(&waiting, End::NotTaken),
         Ok(Err(NotOpened::No(why))) => return end(&waiting, End::NotSent(why)),
         Err(_) => return end(&waiting, End::Broke(format!("not reached within {} s", OPEN_LIMIT.as_secs()))),
     };
