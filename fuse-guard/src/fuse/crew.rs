@@ -66,11 +66,21 @@ impl Crew {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         match kind {
             Kind::Unlink | Kind::Rmdir => self.removes(asker, now()),
-            // What `rm -r` asks between two of them.
-            Kind::Lookup | Kind::Getattr | Kind::Readdir | Kind::Readdirplus | Kind::Opendir | Kind::Releasedir => {}
+            // What `rm -r` asks between two of them; of somebody else it is something else to do.
+            Kind::Lookup | Kind::Getattr | Kind::Readdir | Kind::Readdirplus | Kind::Opendir | Kind::Releasedir
+                if asker == self.remover.load(Ordering::Relaxed) => {}
             _ => self.removed.store(0, Ordering::Relaxed),
         }
         Serving(self)
+    }
+
+    /// This thread has got what nobody waits for, and does not wait for a request until it is done: the last name of a large file is
+    /// freed then, which may take long.
+    pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let done = work();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        done
     }
 
     fn removes(&self, asker: u32, now: BootTime) {
@@ -160,6 +170,22 @@ mod tests {
             let _serving = serve(&crew, kind, 8);
             assert!(!crew.one_is_enough(), "{kind:?}");
         }
+        for (kind, asker, goes_on) in [(Kind::Getattr, 7, true), (Kind::Getattr, 8, false), (Kind::Lookup, 8, false)] {
+            let crew = Crew::new(2, false);
+            remove(&crew, 7);
+            let _serving = serve(&crew, kind, asker);
+            assert_eq!(crew.one_is_enough(), goes_on, "{kind:?} of {asker}");
+        }
+    }
+
+    #[test]
+    fn nobody_rests_while_the_others_free_what_was_removed() {
+        let crew = Crew::new(2, false);
+        remove(&crew, 7);
+        crew.aside(|| drop(serve(&crew, Kind::Getattr, 7)));
+        assert_eq!(crew.rests(), 0);
+        drop(serve(&crew, Kind::Getattr, 7));
+        assert_eq!(crew.rests(), 1);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::Shared;
 use super::notify::{Notify, Ran};
 use super::shedding::{self, Shedding};
 use crate::fs::caching::READER_TTL;
-use crate::gate::{Gate, in_time};
+use crate::gate::in_time;
 use crate::sync::{Arc, Condvar, Mutex, Ordering, PoisonError, lock};
 
 /// When the kernel is told to forget a second time: answers are not that long on their way.
@@ -113,8 +113,7 @@ impl Keeper {
         // Counts of their own of those that hang.
         let (beside, shedding) = (notify.beside(), notify.beside());
         loop {
-            let full = beside.lost() >= BESIDE_MAX;
-            let job = match shared.keeper.next(&shared.fs.gate, full) {
+            let job = match shared.keeper.next(|| shared.fs.gate.now(), || beside.lost() >= BESIDE_MAX) {
                 Job::End => return,
                 _ if shared.fs.faults.no_forgetting => continue,
                 job => job,
@@ -133,12 +132,11 @@ impl Keeper {
         }
     }
 
-    /// `full`: nothing that may hang is to begin now.
-    fn next(&self, gate: &Gate, full: bool) -> Job {
+    /// `full`: nothing that may hang is to begin now; asked anew at each look, since what hung may have ended.
+    fn next(&self, now: impl Fn() -> BootTime, full: impl Fn() -> bool) -> Job {
         let mut state = lock(&self.state);
         loop {
-            let now = gate.now();
-            match state.due(now, full) {
+            match state.due(now(), full()) {
                 Ok(job) => return job,
                 Err(Some(nap)) => {
                     state = self.wake.wait_timeout(state, nap.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
@@ -275,5 +273,15 @@ mod tests {
         assert_eq!((due(false), due(false)), (Ok(Job::Everything), Ok(Job::Listings(vec![7]))), "and is not lost");
         keeper.end();
         assert_eq!(due(true), Ok(Job::End));
+    }
+
+    #[test]
+    fn when_what_hung_has_ended_what_was_due_meanwhile_is_begun() {
+        let keeper = Keeper::default();
+        keeper.licence_ends();
+        let looks = std::cell::Cell::new(0);
+        let full = || looks.replace(looks.get() + 1) < 3;
+        assert_eq!(keeper.next(|| at(0), full), Job::Everything);
+        assert_eq!(looks.get(), 4, "it looks again while it waits");
     }
 }

@@ -175,7 +175,7 @@ impl Filesystem for Face {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs().forget(ino.0, nlookup);
+        self.0.crew.aside(|| self.fs().forget(ino.0, nlookup));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

@@ -4,7 +4,7 @@
 //!
 //! - A waiting operation occupies no thread and no lock of ours, has a limit of its own, and is answered exactly once.
 //!   *Why:* it is a value in a queue; whoever takes it out of the queue, under the lock, answers it.
-//! - It is refused at its limit, and at the deadline of the right that it waits under, by a thread that never touches the storage: so
+//! - It is refused at its limit, and at the deadline of the right that it waits under (where that passes while the tree goes over, within what a first write waits), by a thread that never touches the storage: so
 //!   whatever hangs, nobody waits longer. That holds for those that were let go and wait for a carrier ([`super::carriers`]), too.
 //! - None is forgotten between judgement and queue: [`Gate::park`] judges once more under the queue's lock, and an answer
 //!   takes that lock after the standing was published.
@@ -70,9 +70,11 @@ impl Parked {
     /// Whether it has waited for its limit, or for all the time that its right had.
     pub(super) fn is_over(&self, standing: &Standing, now: BootTime) -> bool {
         // By the present standing: it may have changed between a call's look at it and its place in the queue.
-        let limit = if standing.right == Right::Read { self.limit.min(FIRST_WRITE_WAIT) } else { self.limit };
+        // Where nothing is refused, only its own limit counts.
+        let refuses = standing.mode == Mode::Enforce;
+        let limit = if refuses && standing.right == Right::Read { self.limit.min(FIRST_WRITE_WAIT) } else { self.limit };
         let past = standing.right.until().is_some_and(|until| !in_time(until, now));
-        now.since(self.since) >= limit || (past && standing.mode == Mode::Enforce)
+        now.since(self.since) >= limit || (refuses && past)
     }
 }
 

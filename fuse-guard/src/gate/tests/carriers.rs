@@ -7,8 +7,8 @@ use rustix::io::Errno;
 use treelease_client::words::epoch::{Epoch, RunStart};
 
 use super::super::carriers::{ANOTHER_AFTER, CARRIERS, CARRIERS_MAX};
-use super::super::waiters::STAGE_WAIT;
-use super::super::{Op, Outcome, Right, Standing, Turn};
+use super::super::waiters::{FIRST_WRITE_WAIT, STAGE_WAIT};
+use super::super::{Mode, Op, Outcome, Right, Standing, Turn};
 use super::{Stand, eventually, stand, standing, write_for};
 
 /// For other threads on a loaded machine.
@@ -99,6 +99,16 @@ fn i6_what_was_let_go_in_one_run_is_not_begun_in_a_later_one() {
     // The storage answers.
     drop(begun);
     assert_eq!(rest[0].is_told(), Err(Errno::ROFS));
+}
+
+#[test]
+fn what_was_let_go_is_not_refused_for_having_waited_when_nothing_is_refused_any_more() {
+    let (at, begun, rest) = all_hang(1, LEASE);
+    let before = at.gate.standing();
+    at.gate.publish(Standing { serial: before.serial + 1, mode: Mode::Observe, right: Right::Read, ..before });
+    at.clock.advance(FIRST_WRITE_WAIT);
+    drop(begun);
+    assert_eq!(rest[0].is_told(), Ok(()));
 }
 
 #[test]
