@@ -37,6 +37,11 @@ impl<S, E> Tags<S, E> {
         self.0.lock().expect("nothing panics while it holds the tags")
     }
 
+    /// Whether somebody still waits for this answer.
+    pub fn waits(&self, tag: u64) -> bool {
+        self.lock().waiting.contains_key(&tag)
+    }
+
     /// The one that waits for this answer, if there is one.
     pub fn answered(&self, tag: u64) -> Option<S> {
         self.lock().waiting.remove(&tag)
@@ -104,7 +109,9 @@ mod tests {
         let tags = Tags::<&str, ()>::default();
         let (one, two) = (tags.ask("one", 9).unwrap(), tags.ask("two", 9).unwrap());
         assert_ne!(one.tag(), two.tag());
+        assert!(tags.waits(two.tag()));
         assert_eq!(tags.answered(two.tag()), Some("two"));
+        assert!(!tags.waits(two.tag()));
         assert_eq!(tags.answered(two.tag()), None, "once");
         let gone = one.tag();
         drop(one);

@@ -16,6 +16,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::future::ready;
+use futures::stream::{Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
@@ -31,6 +33,9 @@ use crate::words::wire::lease_client::LeaseClient;
 
 /// A server that does not take the call, or is silent on it, is not asked for it for so long.
 const ALONE_FOR: Duration = Duration::from_secs(60);
+
+/// The least that the wire can say of a time: 0 means as much as the server gives.
+const LEAST_LEFT: Duration = Duration::from_millis(1);
 
 /// What goes over a call.
 pub(super) trait Kind: 'static {
@@ -50,7 +55,7 @@ pub(super) trait Kind: 'static {
     /// The call that stays open.
     fn open(
         client: &mut LeaseClient<Channel>,
-        asked: Request<ReceiverStream<Self::Out>>,
+        asked: Request<impl Stream<Item = Self::Out> + Send + 'static>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::In>>, Status>> + Send;
     /// A call for one.
     fn alone(
@@ -79,7 +84,7 @@ impl Kind for Renewals {
 
     async fn open(
         client: &mut LeaseClient<Channel>,
-        asked: Request<ReceiverStream<Self::Out>>,
+        asked: Request<impl Stream<Item = Self::Out> + Send + 'static>,
     ) -> Result<Response<Streaming<Self::In>>, Status> {
         client.renewals(asked).await
     }
@@ -123,7 +128,7 @@ impl Kind for Commands {
 
     async fn open(
         client: &mut LeaseClient<Channel>,
-        asked: Request<ReceiverStream<Self::Out>>,
+        asked: Request<impl Stream<Item = Self::Out> + Send + 'static>,
     ) -> Result<Response<Streaming<Self::In>>, Status> {
         client.commands(asked).await
     }
@@ -169,10 +174,17 @@ enum Way<K: Kind> {
     Alone(Instant),
 }
 
+/// A question on its way into the call.
+struct Queued<A> {
+    tag: u64,
+    until: Instant,
+    ask: A,
+}
+
 /// A call that is open, or is being opened.
 struct Line<K: Kind> {
     token: Option<MetadataValue<Ascii>>,
-    asks: mpsc::Sender<K::Out>,
+    asks: mpsc::Sender<Queued<K::Ask>>,
     waiting: Arc<Waiting<K>>,
     call: Arc<Call>,
 }
@@ -197,8 +209,17 @@ impl Drop for Call {
 #[derive(Debug, Clone)]
 struct End {
     status: Status,
-    /// Nothing that was sent on it was read, and it may go by a call of its own.
-    unread: bool,
+    read: Read,
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Perhaps,
+    /// It was not put on the call, which has as many as may be: it may go by a call of its own.
+    NoRoom,
+    /// The server takes no such call, and has read nothing on it: calls of their own, for a while.
+    NotTaken,
 }
 
 /// Somebody waits for an answer. Whoever gives up after (nearly) its whole time, in here or outside, has met a server that is silent.
@@ -234,7 +255,8 @@ impl<K: Kind> Lines<K> {
             drop(patience);
             match asked {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(End { unread: true, .. })) => self.alone(&target.address),
+                Ok(Err(End { read: Read::NotTaken, .. })) => self.alone(&target.address),
+                Ok(Err(End { read: Read::NoRoom, .. })) => {}
                 Ok(Err(End { status, .. })) => return Err(status),
                 Err(_) => return Err(in_time()),
             }
@@ -274,18 +296,26 @@ impl<K: Kind> Lines<K> {
 
 impl<K: Kind> Line<K> {
     fn open(target: &Target) -> Self {
-        let (asks, queue) = mpsc::channel(K::MOST);
+        let (asks, queue) = mpsc::channel::<Queued<K::Ask>>(K::MOST);
         let waiting = Arc::<Waiting<K>>::default();
+        // Whoever has given up meanwhile sends nothing, and the others what is left of their time.
+        let wanted = waiting.clone();
+        let queue = ReceiverStream::new(queue).filter_map(move |Queued { tag, until, ask }: Queued<K::Ask>| {
+            let left = until.saturating_duration_since(Instant::now());
+            ready((wanted.waits(tag) && left >= LEAST_LEFT).then(|| K::message(tag, left, ask)))
+        });
         // No time limit in the request: it would end the call.
-        let mut request = Request::new(ReceiverStream::new(queue));
+        let mut request = Request::new(queue);
         target.authorise(&mut request);
         let (mut client, outcomes) = (target.client.clone(), waiting.clone());
         let task = tokio::spawn(async move {
             let end = match K::open(&mut client, request).await {
-                Ok(answers) => End { status: K::ended(hand_out::<K>(&outcomes, answers.into_inner()).await), unread: false },
+                Ok(answers) => {
+                    End { status: K::ended(hand_out::<K>(&outcomes, answers.into_inner()).await), read: Read::Perhaps }
+                }
                 Err(status) => {
-                    let unread = refused_unread(&status);
-                    End { status, unread }
+                    let read = if refused_unread(&status) { Read::NotTaken } else { Read::Perhaps };
+                    End { status, read }
                 }
             };
             for outcome in outcomes.end(end.clone()) {
@@ -296,14 +326,23 @@ impl<K: Kind> Line<K> {
     }
 
     async fn ask(&self, ask: K::Ask, limit: Duration) -> Result<K::Answer, End> {
-        let broke = || End { status: Status::unavailable(format!("the call for {} broke off", K::WHAT)), unread: false };
+        let ended = |read| End { status: Status::unavailable(format!("the call for {} broke off", K::WHAT)), read };
         let (outcome, answer) = oneshot::channel();
         let under_way = self.waiting.ask(outcome, K::MOST).map_err(|why| match why {
             NotAsked::Ended(end) => end,
-            NotAsked::Full => broke(),
+            NotAsked::Full => ended(Read::NoRoom),
         })?;
-        self.asks.try_send(K::message(under_way.tag(), limit, ask)).map_err(|_| broke())?;
-        answer.await.unwrap_or_else(|_| Err(broke()))
+        let queued = Queued { tag: under_way.tag(), until: Instant::now() + limit, ask };
+        self.asks.try_send(queued).map_err(|why| match why {
+            mpsc::error::TrySendError::Full(_) => ended(Read::NoRoom),
+            mpsc::error::TrySendError::Closed(_) => {
+                // Its task has gone without a word: the next question opens another one.
+                let end = ended(Read::Perhaps);
+                self.waiting.end(end.clone());
+                end
+            }
+        })?;
+        answer.await.unwrap_or_else(|_| Err(ended(Read::Perhaps)))
     }
 }
 
@@ -330,7 +369,7 @@ async fn hand_out<K: Kind>(waiting: &Waiting<K>, mut answers: Streaming<K::In>) 
 /// One that nobody waits for is nobody's.
 fn answer<K: Kind>(waiting: &Waiting<K>, tag: u64, word: Option<Result<K::Answer, wire::CallFailed>>) {
     let Some(outcome) = waiting.answered(tag) else { return };
-    let failed = |status| Err(End { status, unread: false });
+    let failed = |status| Err(End { status, read: Read::Perhaps });
     // Whoever has gone meanwhile needs none.
     let _ = outcome.send(match word {
         Some(Ok(answer)) => Ok(answer),

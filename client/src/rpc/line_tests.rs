@@ -150,3 +150,35 @@ async fn a_server_that_is_silent_on_the_call_for_commands_gets_calls_of_their_ow
     patient.do_command("test", None, command()).await.unwrap();
     assert_eq!((fake.command_calls(), fake.commands()), ((1, 1), 1));
 }
+
+#[tokio::test]
+async fn a_question_that_has_no_room_on_the_call_goes_by_itself_and_the_call_goes_on() {
+    let fake = fake_line(StaysOpen::Silent);
+    let servers = servers(vec![serve(&fake).await], MILLIS);
+    let crowd: Vec<_> = (0..Commands::MOST)
+        .map(|_| {
+            let servers = servers.clone();
+            tokio::spawn(async move { servers.do_command("test", None, command()).await })
+        })
+        .collect();
+    // Each has its place before its first wait.
+    while fake.command_calls().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    servers.do_command("one more", None, command()).await.unwrap();
+    assert_eq!((fake.command_calls(), fake.commands()), ((1, 1), 1));
+    crowd.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_question_whose_asker_has_gone_is_not_sent() {
+    let fake = fake_line(StaysOpen::Yes);
+    let endpoint = serve(&fake).await;
+    let servers = servers(vec![endpoint], MILLIS);
+    // It has its place on the call when it is dropped, and the call's own task has not run yet: there is one thread.
+    let mut gone = Box::pin(servers.do_command("gone", None, command()));
+    assert!(futures::poll!(&mut gone).is_pending());
+    drop(gone);
+    servers.do_command("stays", None, command()).await.unwrap();
+    assert_eq!((fake.command_calls(), fake.commands()), ((1, 0), 1));
+}

@@ -52,9 +52,10 @@ impl Service {
             history: None,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let made = tokio::task::spawn_blocking(move || written(about, state, BACKUP_MAX - BESIDE));
-        let text = match made.await {
-            Ok(text) => text?,
+        // Its place stays taken while it is made, though its caller has gone: two at a time would take the memory of two.
+        let made = tokio::task::spawn_blocking(move || (written(about, state, BACKUP_MAX - BESIDE), permit));
+        let (text, permit) = match made.await {
+            Ok((text, permit)) => (text?, permit),
             Err(e) => return Err(Status::internal(format!("the backup was not made: {e}"))),
         };
         let (out, stream) = mpsc::channel(WAITING_MAX);

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use treelease_proto::command::{Answer, Proposal};
 
@@ -79,6 +79,8 @@ struct Ask {
     proposal: Proposal,
     len: usize,
     reply: oneshot::Sender<Result<Answer, ProposeError>>,
+    /// Its place, until its entry has an outcome: a caller that does not look for its answer keeps none longer than that.
+    _place: OwnedSemaphorePermit,
 }
 
 /// The way to the task that makes entries.
@@ -111,29 +113,28 @@ impl Proposer {
 
     /// A caller's command.
     pub async fn propose(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
-        let _permit = self.callers.try_acquire().map_err(|_| ProposeError::Overloaded)?;
-        self.ask(proposal, limit).await
+        let place = self.callers.clone().try_acquire_owned().map_err(|_| ProposeError::Overloaded)?;
+        self.ask(proposal, limit, place).await
     }
 
     /// The server's own command; waits for room.
     pub async fn propose_own(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
         let until = Instant::now() + limit;
         // Who waited for a place in vain proposed nothing.
-        let permit = timeout_at(until, self.own.acquire()).await.map_err(|_| ProposeError::Overloaded)?;
-        let _permit = permit.map_err(|_| ProposeError::Stopping)?;
-        self.ask(proposal, until.saturating_duration_since(Instant::now())).await
+        let place = timeout_at(until, self.own.clone().acquire_owned()).await.map_err(|_| ProposeError::Overloaded)?;
+        let place = place.map_err(|_| ProposeError::Stopping)?;
+        self.ask(proposal, until.saturating_duration_since(Instant::now()), place).await
     }
 
-    async fn ask(&self, proposal: Proposal, limit: Duration) -> Result<Answer, ProposeError> {
+    async fn ask(&self, proposal: Proposal, limit: Duration, place: OwnedSemaphorePermit) -> Result<Answer, ProposeError> {
         let (proposal, len) = codec::as_logged(&proposal).map_err(|e| ProposeError::Unreadable(e.to_string()))?;
         if len > BATCH_BYTES_MAX {
             return Err(ProposeError::TooLarge(len));
         }
         let (reply, answer) = oneshot::channel();
         let until = Instant::now() + limit;
-        // The permits keep the number of those who wait below the queue's length, but whoever gave up leaves its place filled
-        // until the task comes to it: so there may be no room while a write is slow.
-        match timeout_at(until, self.queue.send(Ask { proposal, len, reply })).await {
+        // There is a place in the queue for each permit.
+        match timeout_at(until, self.queue.send(Ask { proposal, len, reply, _place: place })).await {
             Ok(sent) => sent.map_err(|_| ProposeError::Stopping)?,
             // It was not put into the queue, and never will be.
             Err(_) => return Err(ProposeError::Overloaded),
@@ -177,16 +178,22 @@ where
         }
         last = entry.asks.len();
         // Whoever has given up has been told that the outcome is unknown: not to propose it is one of the outcomes.
-        let (proposals, replies): (Vec<_>, Vec<_>) =
-            entry.asks.into_iter().filter(|ask| !ask.reply.is_closed()).map(|ask| (ask.proposal, ask.reply)).unzip();
+        let (proposals, waiting): (Vec<_>, Vec<_>) = entry
+            .asks
+            .into_iter()
+            .filter(|ask| !ask.reply.is_closed())
+            .map(|Ask { proposal, reply, _place, .. }| (proposal, (reply, _place)))
+            .unzip();
         if proposals.is_empty() {
             continue;
         }
         let written = timeout(limit, write(Batch(proposals)));
         let mut entry = Box::pin(async move {
             let late = |_| Err(ProposeError::OutcomeUnknown(format!("not committed within {} ms", limit.as_millis())));
-            answer_all(replies, written.await.unwrap_or_else(late));
-            drop(room);
+            let result = written.await.unwrap_or_else(late);
+            let (replies, places): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            answer_all(replies, result);
+            drop((places, room));
         });
         // It is openraft's before the next one is made: they stand in the log in the order in which they were asked for.
         if futures::poll!(&mut entry).is_pending() {
@@ -405,8 +412,28 @@ mod tests {
         for _ in 0..PROPOSALS_MAX + OWN_MAX + 2 * BATCH_MAX {
             proposer.propose(cancel(String::new()), short).await.unwrap_err();
         }
-        let late = timeout(LIMIT, proposer.propose_own(cancel(String::new()), Duration::from_millis(50))).await;
-        assert!(late.expect("it ends by its own limit").unwrap_err().is_definite());
+        let late = timeout(LIMIT, proposer.propose(cancel(String::new()), Duration::from_millis(50))).await;
+        assert_eq!(late.expect("it ends by its own limit"), Err(ProposeError::Overloaded));
+        let own = timeout(LIMIT, proposer.propose_own(cancel(String::new()), Duration::from_millis(50))).await;
+        let own = own.expect("it ends by its own limit").unwrap_err();
+        assert!(!own.is_definite(), "there was a place for it: {own}");
+    }
+
+    #[tokio::test]
+    async fn callers_who_do_not_look_for_their_answers_keep_no_places() {
+        let proposer = Proposer::start(async |batch: Batch| Ok(vec![Answer::Done; batch.0.len()]));
+        let mut asleep: Vec<_> = (0..PROPOSALS_MAX).map(|_| Box::pin(proposer.propose(cancel(String::new()), LIMIT))).collect();
+        for caller in &mut asleep {
+            assert!(futures::poll!(caller).is_pending());
+        }
+        assert_eq!(proposer.propose(cancel(String::new()), LIMIT).await, Err(ProposeError::Overloaded), "they fill it");
+        let served = async {
+            while proposer.propose(cancel(String::new()), LIMIT).await != Ok(Answer::Done) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LIMIT, served).await.expect("there is room when they are answered, though none of them looks");
+        drop(asleep);
     }
 
     #[tokio::test]
