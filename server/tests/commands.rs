@@ -1,14 +1,15 @@
 //! Commands over one call that stays open: each of them is what a call of its own would be.
 
+#[path = "common/alone.rs"]
+mod alone;
 mod common;
 #[path = "common/http.rs"]
 mod http;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use alone::{metric, node, tokens};
 use common::{Caller, acquire, do_request, open_session, until};
-use http::{get, number};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,9 +19,8 @@ use treelease_proto::id::{ClusterId, SessionId, TreeId};
 use treelease_proto::wire;
 use treelease_proto::wire::command_answered::Word;
 use treelease_proto::wire::lease_client::LeaseClient;
-use treelease_server::config::{Config, Token};
+use treelease_server::config::Config;
 use treelease_server::limits::Limits;
-use treelease_server::node::Node;
 
 /// Longest wait for an answer: nothing here is a matter of speed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -71,19 +71,6 @@ impl Commanding {
     }
 }
 
-async fn node(change: impl FnOnce(Config) -> Config) -> (tempfile::TempDir, Config, Node) {
-    let dir = tempfile::tempdir().unwrap();
-    let admin = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-    let config = change(Config { admin, ..Config::alone(dir.path()) });
-    let node = Node::start(config.clone()).await.unwrap();
-    (dir, config, node)
-}
-
-async fn metric(node: &Node, name: &'static str) -> f64 {
-    let at = node.admin_address().unwrap();
-    tokio::task::spawn_blocking(move || number(&get(at, "/metrics").1, name)).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_an_open_call_is_answered_or_fails_by_itself_and_is_counted() {
     let (_dir, _, node) = node(|config| config).await;
@@ -119,11 +106,6 @@ async fn each_command_of_an_open_call_is_answered_or_fails_by_itself_and_is_coun
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_a_token_that_is_taken_out_are_told_so_each_and_not_carried_out() {
-    let tokens = |config: Config, all: [&str; 2]| Config {
-        token: Some(Token::new(all[0])),
-        more_tokens: vec![Token::new(all[1])],
-        ..config
-    };
     let (_dir, config, mut node) = node(|config| tokens(config, ["old", "new"])).await;
     assert_eq!(Commanding::to(node.address(), None).await.err().unwrap().code(), Code::Unauthenticated);
     let mut old = Commanding::to(node.address(), Some("old")).await.unwrap();

@@ -1,39 +1,26 @@
 //! Renewals over one call that stays open: each of them is what a call of its own would be, and the call has limits.
 
+#[path = "common/alone.rs"]
+mod alone;
 mod common;
 #[path = "common/http.rs"]
 mod http;
 #[path = "common/renewing.rs"]
 mod renewing;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use alone::{metric, node, tokens};
 use common::{Caller, until};
-use http::{get, number};
 use renewing::{Renewing, connection, of, said};
 use tonic::Code;
 use treelease_proto::id::{ClusterId, SessionId};
 use treelease_proto::wire;
-use treelease_server::config::{Config, Token};
+use treelease_server::config::Config;
 use treelease_server::limits::Limits;
-use treelease_server::node::Node;
 
 /// Nothing ends by itself.
 const TTL: Duration = Duration::from_secs(600);
-
-async fn node(change: impl FnOnce(Config) -> Config) -> (tempfile::TempDir, Config, Node) {
-    let dir = tempfile::tempdir().unwrap();
-    let admin = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-    let config = change(Config { admin, ..Config::alone(dir.path()) });
-    let node = Node::start(config.clone()).await.unwrap();
-    (dir, config, node)
-}
-
-async fn metric(node: &Node, name: &'static str) -> f64 {
-    let at = node.admin_address().unwrap();
-    tokio::task::spawn_blocking(move || number(&get(at, "/metrics").1, name)).await.unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_renewal_of_an_open_call_is_answered_or_fails_by_itself_and_is_counted() {
@@ -138,11 +125,6 @@ async fn open_calls_beyond_the_limit_are_refused_and_there_is_room_again_when_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_taken_out_opens_no_call_that_is_open_already() {
-    let tokens = |config: Config, all: [&str; 2]| Config {
-        token: Some(Token::new(all[0])),
-        more_tokens: vec![Token::new(all[1])],
-        ..config
-    };
     let (_dir, config, mut node) = node(|config| tokens(config, ["old", "new"])).await;
     let caller = Caller::new(node.address()).with_token("old");
     let session = caller.open("workstation", TTL).await;

@@ -3,8 +3,8 @@
 //! # Promises
 //!
 //! A question is sent to its server once, over the open call or by one of its own; by one of its own after the open call only if that
-//! was refused before anything on it was read. An answer is given only to the question whose tag it names. A call that broke is opened
-//! anew by the next question. A server of an earlier version, one that has no room for such a call, and one that was silent on it
+//! was refused before anything on it was read, or had no room for it. One whose asker has gone before it was sent is not sent. An answer
+//! is given only to the question whose tag it names. A call that broke is opened anew by the next question. A server of an earlier version, one that has no room for such a call, and one that was silent on it
 //! (a proxy may hold back what is not ended) get calls of their own for a while ([`ALONE_FOR`]).
 //!
 //! # Does not know

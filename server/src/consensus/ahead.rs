@@ -28,7 +28,8 @@ use treelease_proto::id::NodeId;
 
 use super::types::{Entry, Membership, Vote};
 
-/// Appends that the disk still writes; one more is waited for. The proposer makes one after the other, so there is one as a rule.
+/// Appends that the disk still writes; one more is waited for. The proposer makes a second one beside the first where many wait, so there
+/// are two as a rule at most.
 const WAITING_MAX: usize = 8;
 
 /// One append that the disk still writes.

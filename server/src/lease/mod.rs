@@ -84,7 +84,7 @@ pub const MAX_SESSIONS: usize = 10_000;
 pub const MAX_WAITERS: usize = 256;
 /// Most events kept of one tree: some months of an ordinary one.
 pub const HISTORY_MAX: usize = 1_000;
-/// Most answers kept for retries: minutes of a busy server, where a retry comes within seconds.
+/// Most answers kept for retries: minutes of an ordinary server, half a second of one that does nothing else ([`replay`]).
 pub const REPLAY_MAX: usize = 4_096;
 /// Most kernels that are remembered as copied: a machine is cloned by hand, and forgets its boot id with its next boot.
 pub const COPIED_MAX: usize = 256;

@@ -1,8 +1,9 @@
 //! Answers by request key, so that a retry after a lost answer does nothing twice.
 //!
-//! It promises that the newest [`REPLAY_MAX`] keys are known. An older one (under load: of seconds ago) is carried out
-//! again; that is safe, because every
-//! command that ends, moves or vouches for a lease names its epoch, and only costs a second history entry.
+//! It promises that the newest [`REPLAY_MAX`] keys are known. An older one (where a cluster is busy with nothing else: of half a second
+//! ago) is carried out again; that is safe (I1, I2), because every command that ends, moves or vouches for a lease names its epoch, and
+//! only costs a second history entry. An `Acquire` may bring a grant once more that nobody asks for by then, and a `Cancel` take a
+//! later place in the queue: the side gives the one back, and asks for the other again.
 
 use std::collections::VecDeque;
 
