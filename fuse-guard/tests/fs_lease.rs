@@ -4,6 +4,7 @@ mod fs_support;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -447,6 +448,30 @@ fn observe_refuses_nothing_and_says_what_it_would_have_refused() {
     t.mount.publish(Standing { serial: 10, mode: Mode::Off, ..reader() });
     fs::write(t.at.join("g"), b"x").unwrap();
     assert!(t.lower.join("g").exists());
+}
+
+/// Where nothing is refused nothing is stale: what was opened before another side's turn, or before this side's own grant, is written
+/// on. When `enforce` begins it is ESTALE (I6), and its file has another node.
+#[test]
+fn where_nothing_is_refused_nothing_is_stale_until_enforce_begins() {
+    for mode in [Mode::Off, Mode::Observe] {
+        let t = Tree::held();
+        let before = t.mount.standing();
+        let epoch = |more: u64| Epoch::from_raw(before.epoch.get() + more);
+        t.mount.publish(Standing { serial: 50, mode, ..before });
+        let f = File::create(t.at.join("f")).unwrap();
+        t.mount.publish(Standing { serial: 51, mode, epoch: epoch(1), stale_below: epoch(1), right: Right::Read, ..before });
+        f.write_all_at(b"ours", 0).unwrap();
+        t.mount.publish(Standing { serial: 52, mode, epoch: epoch(2), stale_below: epoch(2), ..before });
+        f.write_all_at(b"on", 4).unwrap();
+        let again = || OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", f.as_raw_fd()));
+        again().unwrap().write_all_at(b"!", 6).unwrap();
+        fs::rename(t.at.join("f"), t.at.join("g")).unwrap();
+        t.mount.publish(Standing { serial: 53, mode: Mode::Enforce, epoch: epoch(2), stale_below: epoch(2), ..before });
+        assert_eq!(errno(f.write_all_at(b"late", 0)), ESTALE, "{mode:?}");
+        assert_eq!(errno(again()), ESTALE, "{mode:?}: the node is another run's");
+        assert_eq!(fs::read(t.lower.join("g")).unwrap(), b"ourson!");
+    }
 }
 
 /// While the gate closes for a handoff calls are EROFS, and mapped pages are still taken.

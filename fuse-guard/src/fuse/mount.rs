@@ -302,19 +302,20 @@ impl Mount {
 
     /// Replaces the standing; see [`Gate::publish`]. A moved deadline keeps the serial.
     ///
-    /// I6: where `stale_below` grows, the files that could be written before it are replaced first. *Why first:* the new
-    /// standing may admit page-cache writes, which are judged by their inode; whoever looked at the node before it was replaced
-    /// looks again after the gate has admitted it.
+    /// I6: where `stale_below` grows, the files that could be written before it are replaced first; where nothing is refused, nothing
+    /// is stale either, and that is made good when it begins to be. *Why first:* the new standing may admit page-cache writes,
+    /// which are judged by their inode; whoever looked at the node before it was replaced looks again after the gate has admitted it.
     pub fn publish(&self, standing: Standing) {
         let gone = lock(&self.gone);
         if *gone {
             return;
         }
-        if standing.stale_below > self.standing().stale_below {
+        let begins = standing.mode == Mode::Enforce && self.standing().mode != Mode::Enforce;
+        if begins || standing.mode == Mode::Enforce && standing.stale_below > self.standing().stale_below {
             let replaced = self.fs().nodes.replace_written(standing.stale_below);
             tracing::debug!(replaced, "files that could be written before another side's turn have other nodes now");
         }
-        if standing.mode == Mode::Enforce && self.standing().mode != Mode::Enforce {
+        if begins {
             // What the kernel read while nobody was refused is no licence's: whoever opens it next reads it anew.
             self.fs().nodes.all().iter().for_each(|node| node.spoil());
         }

@@ -209,7 +209,11 @@ impl Gate {
             return self.say_no(&standing, op, verdict);
         }
         let would_refuse = match standing.mode {
-            Mode::Observe => self.would_refuse(&standing, judge(&standing, op, handle, now), now),
+            Mode::Observe => {
+                // Its open did not wait for this side's own grant, as it would have: only another side's turn between makes it stale.
+                let stale = handle.filter(|opened| standing.stale_below > opened.epoch.next());
+                self.would_refuse(&standing, judge(&standing, op, stale, now), now)
+            }
             Mode::Off | Mode::Enforce => None,
         };
         Admission::Permit(Permit { lane: Some(lane.clone()), standing, op, would_refuse })

@@ -233,6 +233,8 @@ pub struct TreeSide {
     pub phase: Phase,
     /// Handles opened under an earlier epoch are stale for ever (I6). Only grows.
     pub stale_below: Epoch,
+    /// No other side has the tree, as far as the servers have said: it is free, or this side's own, of which the grant may be on its way.
+    within_reach: bool,
     /// The latest grant to anybody that this side has heard of.
     pub latest: Epoch,
     /// Epochs up to here never open the gate again.
@@ -304,6 +306,7 @@ impl TreeSide {
             me,
             phase: Phase::Reader,
             stale_below: Epoch::ZERO,
+            within_reach: true,
             latest: Epoch::ZERO,
             closed_upto: Epoch::ZERO,
             serial: 1,
@@ -433,7 +436,7 @@ impl TreeSide {
             right,
             may_wait,
             on_close: self.policy.on_close,
-            free: self.table.as_ref().is_none_or(|t| matches!(t.state, StateName::Free)),
+            free: self.within_reach,
         }
     }
 
@@ -471,6 +474,7 @@ impl TreeSide {
             self.change_kind();
         }
         let mine = status.holder.as_ref().is_some_and(|h| Some(&h.session) == my_session);
+        self.within_reach = mine || status.state == StateName::Free;
         if status.epoch > self.latest {
             self.latest = status.epoch;
             self.effects.push_back(Effect::Publish);
@@ -711,7 +715,8 @@ impl TreeSide {
                 self.checked = grant.epoch;
                 let new_run = grant.run_start.0 > self.ever_run;
                 self.ever_run = grant.run_start.0;
-                if new_run {
+                // Where nothing is refused, nothing becomes stale.
+                if new_run && self.policy.mode == Mode::Enforce {
                     self.effects.push_back(Effect::ReplaceNodes);
                 }
                 self.set_phase(Phase::CarryingOut { grant: grant.clone() });

@@ -616,6 +616,32 @@ fn what_the_kernel_kept_where_nobody_was_refused_is_dropped_when_the_policy_begi
 }
 
 #[test]
+fn nodes_of_an_earlier_run_are_replaced_only_where_anything_is_refused() {
+    let replaces = |mode: Mode| {
+        let mut w = World::new();
+        let me = w.me.clone();
+        let status = TreeStatus { policy: Policy { mode, ..Policy::default() }, ..w.status(0, None, &[]) };
+        w.tree.handle_table(status, Some(&me), at(0));
+        w.open(3, 3, 90_000, at(1));
+        w.effects().contains(&Effect::ReplaceNodes)
+    };
+    assert_eq!([Mode::Enforce, Mode::Observe, Mode::Off].map(replaces), [true, false, false]);
+}
+
+#[test]
+fn a_tree_that_is_this_sides_own_at_the_servers_and_whose_grant_is_on_its_way_is_no_other_sides() {
+    let mut w = World::new();
+    let reach = |w: &mut World, status: TreeStatus, now| {
+        w.tree.handle_table(status, Some(&w.me.clone()), at(now));
+        w.tree.standing(true).free
+    };
+    let (free, own, others) = (w.status(0, None, &[]), w.status(1, Some("workstation"), &[]), w.status(2, Some("pod"), &[]));
+    assert!(reach(&mut w, free, 1));
+    assert!(reach(&mut w, own, 2));
+    assert!(!reach(&mut w, others, 3));
+}
+
+#[test]
 fn what_was_held_when_the_session_ended_is_asked_for_in_the_next_one() {
     let mut w = World::new();
     let person = w.hold(HoldKind::Acquire, at(0));

@@ -124,6 +124,18 @@ fn observe_lets_through_and_counts_what_it_would_have_refused() {
 }
 
 #[test]
+fn observe_counts_no_handle_as_stale_that_was_opened_before_the_own_grant_which_it_would_have_waited_for() {
+    let at = stand(standing(Right::Read));
+    let (right, stale_below) = (write_for(100, at.gate.now()), Epoch::from_raw(9));
+    at.gate.publish(Standing { mode: Mode::Observe, epoch: stale_below, stale_below, ..standing(right) });
+    let would_refuse = |epoch| match at.gate.admit(Op::Write, Some(Opened { epoch: Epoch::from_raw(epoch) })) {
+        Admission::Permit(permit) => permit.would_refuse(),
+        _ => panic!("refused"),
+    };
+    assert_eq!([9, 8, 7].map(would_refuse), [None, None, Some(Errno::STALE)]);
+}
+
+#[test]
 fn observe_wants_the_lease_where_enforce_would_have_waited_and_counts_that_only_while_another_side_holds_the_tree() {
     let waits = |free| Standing { mode: Mode::Observe, may_wait: true, free, ..standing(Right::Read) };
     let at = stand(waits(true));
